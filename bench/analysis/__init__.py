@@ -1,0 +1,1 @@
+"""From a timeline to numbers: outage, its budget, relearning. Pure: no root, no Mininet."""

@@ -1,0 +1,1 @@
+"""Links: what was asked for, how it is applied (htb, netem or the delay line), read back and calibrated."""

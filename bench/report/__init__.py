@@ -1,0 +1,1 @@
+"""Results for people: live progress, the terminal summary. Needs neither root nor Mininet."""
