@@ -271,11 +271,14 @@ class RunSpec(Spec):
     max_cpu_load: Share = 0.95
 
 
-DEFAULT_CLIENTS = (
-    ClientSpec(kind="udp-echo", name="udp-echo"),
-    ClientSpec(kind="tcp-request", name="tcp-request"),
-    ClientSpec(kind="tcp-download", name="tcp-download", rate=20_000_000),
-    ClientSpec(kind="tcp-upload", name="tcp-upload", rate=20_000_000),
+DEFAULT_CLIENTS = tuple(
+    ClientSpec.model_validate(client)
+    for client in (
+        {"kind": "udp-echo", "name": "udp-echo"},
+        {"kind": "tcp-request", "name": "tcp-request"},
+        {"kind": "tcp-download", "name": "tcp-download", "rate": "20Mbit"},
+        {"kind": "tcp-upload", "name": "tcp-upload", "rate": "20Mbit"},
+    )
 )
 
 

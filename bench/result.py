@@ -1,0 +1,200 @@
+"""The result of a run: one versioned JSON document.
+
+Every time is CLOCK_MONOTONIC in ns, every duration ns, every size bytes, every rate bit/s. ``None`` means "not observed";
+a number is never made up. The members named in :class:`RunResult` are a contract with whoever builds on them: adding one
+keeps the schema's version, renaming or removing one raises it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import ResultError
+
+SCHEMA = "migration-bench/result/1"
+MAX_RESULT_BYTES = 256 << 20
+
+
+class Part(BaseModel):
+    """Base of the parts of a result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PhaseResult(Part):
+    """One of the phases: setup, precopy, stop-and-copy, device-state, storage, resume, announce."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+
+class RoundResult(Part):
+    """One pre-copy round; the last one is the final copy while the guest is paused (``paused``)."""
+
+    pages: int
+    zero_pages: int
+    bytes_sent: int
+    dirty_pages_after: int
+    start_ns: int
+    end_ns: int
+    paused: bool = False
+
+
+class MemoryResult(Part):
+    """Was the memory the same on both sides?"""
+
+    bytes: int
+    identical: bool | None
+    digest: str | None
+    digest_source: str | None = None
+    digest_destination: str | None = None
+    verify: str = "background"
+
+
+class BudgetPart(Part):
+    """One stage of an outage."""
+
+    stage: str
+    ns: int
+
+
+class FlowResult(Part):
+    """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1 ms."""
+
+    name: str
+    kind: str
+    host: str
+    requests: int
+    lost: int
+    duplicated: int
+    reordered: int
+    corrupted: int
+    alive: bool
+    error: str | None = None
+    outage_ns: int | None
+    outage_start_ns: int | None = None
+    outage_end_ns: int | None = None
+    typical_gap_ns: int | None = None
+    longest_gap_ns: int | None = None
+    retransmits: int | None = None
+    budget: list[BudgetPart] = Field(default_factory=list)
+    budget_sum_ns: int | None = None
+    budget_ok: bool = True
+    budget_note: str = ""
+
+
+class SwitchRelearn(Part):
+    """When one switch learnt where the guest is now; times absolute, None where that was not observed."""
+
+    name: str
+    controller_ns: int | None = None
+    confirmed_ns: int | None = None
+    first_frame_ns: int | None = None
+    stable_ns: int | None = None
+    frames_to_old_port: int = 0
+    frames_flooded: int = 0
+    flapped: int = 0
+
+
+class RelearnResult(Part):
+    """The wave of relearning after the announcement left the destination."""
+
+    announce_ns: int | None
+    announcements: int = 0
+    switches: list[SwitchRelearn] = Field(default_factory=list)
+
+
+class LinkResult(Part):
+    """One link: what was asked, what the kernel says is applied, what the calibration measured."""
+
+    name: str
+    mechanism: str
+    asked: dict[str, Any]
+    applied: dict[str, Any]
+    measured: dict[str, Any]
+    ok: bool = True
+
+
+class Trust(Part):
+    """May the numbers be trusted? Every reason why not."""
+
+    ok: bool = True
+    reasons: list[str] = Field(default_factory=list)
+
+
+class MigrationResult(Part):
+    """One move of the guest."""
+
+    outcome: Literal["completed", "cancelled", "failed"]
+    reason: str = ""
+    source: str
+    destination: str
+    start_ns: int
+    end_ns: int
+    pause_ns: int | None = None
+    resume_ns: int | None = None
+    total_ns: int | None
+    downtime_ns: int | None
+    bytes_sent: int = 0
+    phases: list[PhaseResult] = Field(default_factory=list)
+    rounds: list[RoundResult] = Field(default_factory=list)
+    memory: MemoryResult
+    flows: list[FlowResult] = Field(default_factory=list)
+    relearn: RelearnResult
+    connections: int = 0
+    cost: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunResult(MigrationResult):
+    """A whole run. With ``--repeat`` its own members are those of the last migration; ``migrations`` holds all of them.
+
+    The flows of a repeated run are counted over the whole run; their outage and budget are those of the worst migration.
+    """
+
+    schema_version: Literal["migration-bench/result/1"] = Field(default=SCHEMA, alias="schema")
+    title: str = ""
+    started_at: str
+    guest: str
+    migrations: list[MigrationResult] = Field(default_factory=list)
+    links: list[LinkResult] = Field(default_factory=list)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    trust: Trust = Trust()
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    def write(self, directory: Path) -> Path:
+        """Write ``result.json`` into *directory*; returns its path."""
+        path = directory / "result.json"
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, directory: Path) -> RunResult:
+        """:raises ResultError: missing, too large, not JSON, another schema, or not a result."""
+        path = directory / "result.json"
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_RESULT_BYTES + 1)
+        except OSError as error:
+            raise ResultError(f"{path}: {error.strerror}", "name the directory that `bench run -o` wrote") from None
+        if len(data) > MAX_RESULT_BYTES:
+            raise ResultError(f"{path}: more than {MAX_RESULT_BYTES >> 20} MiB")
+        try:
+            raw = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise ResultError(f"{path}: not JSON: {error}") from None
+        schema = raw.get("schema") if isinstance(raw, dict) else None
+        if schema != SCHEMA:
+            raise ResultError(f"{path}: schema {schema!r}; this version reads {SCHEMA!r}")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ResultError(f"{path}: {where}: {first['msg']}") from None
