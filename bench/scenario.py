@@ -40,6 +40,7 @@ def _text(parse: Any) -> BeforeValidator:
 DurationNs = Annotated[int, _text(units.parse_duration_ns), Field(ge=0)]
 Bytes = Annotated[int, _text(units.parse_bytes), Field(ge=0)]
 BitRate = Annotated[int, _text(units.parse_bit_rate), Field(ge=0)]
+Bandwidth = Annotated[int, _text(lambda value: 0 if value == "unlimited" else units.parse_bit_rate(value)), Field(ge=0)]
 ByteRate = Annotated[int, _text(units.parse_byte_rate), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(units.parse_fraction)]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,7}$")]
@@ -74,9 +75,7 @@ class LinkSpec(Spec):
     deviation from the delay. ``queue`` is the length of the bottleneck queue in full-size packets.
     """
 
-    bandwidth: Annotated[int, BeforeValidator(lambda v: 0 if v == "unlimited" else v), _text(units.parse_bit_rate)] = (
-        10**9
-    )
+    bandwidth: Bandwidth = 10**9
     delay: DurationNs = 0
     jitter: DurationNs = 0
     loss: Share = 0.0
@@ -107,9 +106,7 @@ class LinkSpec(Spec):
 class LinkDirectionSpec(Spec):
     """The direction from a link's second node to its first, where it differs; keys left out are as in the link."""
 
-    bandwidth: (
-        Annotated[int, BeforeValidator(lambda v: 0 if v == "unlimited" else v), _text(units.parse_bit_rate)] | None
-    ) = None
+    bandwidth: Bandwidth | None = None
     delay: DurationNs | None = None
     jitter: DurationNs | None = None
     loss: Share | None = None
@@ -170,6 +167,7 @@ class GuestSpec(Spec):
     content: ContentSpec = ContentSpec()
     image: str | None = None
     store_memory: Bytes = 8 << 20
+    address: str = "10.0.1.1"
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:00:00:01"
     workload: WorkloadSpec = WorkloadSpec()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,3 +135,28 @@ class Timeline:
                 except ValueError as error:
                     raise ResultError(f"{path}: line {number} is not JSON: {error}") from error
         return cls(events)
+
+
+class EventWriter:
+    """Appends events to a file of its own as they happen, one write each, so that a killed process loses none.
+
+    :param path: the ``.jsonl`` file; :meth:`Timeline.read` reads it.
+    :param source: the source of every event written.
+    :param also: called with each event as well (a channel upwards, for the live display).
+    """
+
+    def __init__(self, path: Path, source: str, also: Callable[[Event], None] | None = None) -> None:
+        self.source = source
+        self._file = path.open("ab", buffering=0)
+        self._also = also
+
+    def __call__(self, name: str, t_ns: int | None = None, **data: Any) -> Event:
+        """Write one event; *t_ns* is when it happened, now by default."""
+        event = Event(now_ns() if t_ns is None else t_ns, self.source, name, data)
+        self._file.write(json.dumps(event.to_json(), separators=(",", ":")).encode() + b"\n")
+        if self._also is not None:
+            self._also(event)
+        return event
+
+    def close(self) -> None:
+        self._file.close()
