@@ -1,0 +1,65 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine, as root: `make run` and `make test`.
+# Each installs what is missing first; a second call installs nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The distribution's Python, named by path: Mininet is packaged for it, and another may stand first on the PATH.
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SCENARIO ?= scenarios/reference.toml
+ARGS ?=
+
+APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
+	tcpdump iperf3 redis-tools curl procps kmod
+
+.PHONY: help setup run test check benchmark clean apt
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: apt $(STAMP) ## install what is missing: apt packages, virtual environment, pinned dependencies
+
+run: setup ## migrate the reference guest and say where every millisecond went (SCENARIO=file ARGS="...")
+	$(BIN)/bench run $(SCENARIO) $(ARGS)
+
+test: setup ## run every check and every test (as root)
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## style, types and the layering rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+benchmark: setup ## measure the bench itself against peers and limits; writes benchmarks.json
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# apt is asked only when dpkg says that something is missing, so a second call needs neither root nor a network.
+apt:
+	@missing=""; \
+	for package in $(APT_PACKAGES); do \
+	  status=$$(dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null || true); \
+	  [ "$$status" = "install ok installed" ] || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "make: missing packages:$$missing; run this as root (sudo make ...) to install them" >&2; exit 2; }; \
+	  echo "installing:$$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -q; \
+	  apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+$(STAMP): requirements.txt setup.cfg pyproject.toml .ci/build-constraints.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	PIP_CONSTRAINT=$(abspath .ci/build-constraints.txt) $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
