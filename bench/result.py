@@ -1,8 +1,8 @@
 """The result of a run: one versioned JSON document.
 
-Every time is CLOCK_MONOTONIC in ns, every duration ns, every size bytes, every rate bit/s. ``None`` means "not observed";
-a number is never made up. The members named in :class:`RunResult` are a contract with whoever builds on them: adding one
-keeps the schema's version, renaming or removing one raises it.
+Every time is CLOCK_MONOTONIC in ns, every duration ns, every size bytes, every rate bit/s. ``None`` means "not
+observed"; a number is never made up. The members named in :class:`RunResult` are a contract with whoever builds on
+them: adding one keeps the schema's version, renaming or removing one raises it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import ResultError
 
-SCHEMA = "migration-bench/result/1"
+SCHEMA: Literal["migration-bench/result/1"] = "migration-bench/result/1"
 MAX_RESULT_BYTES = 256 << 20
 
 
@@ -64,7 +64,9 @@ class BudgetPart(Part):
 
 
 class FlowResult(Part):
-    """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1 ms."""
+    """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
+    ms.
+    """
 
     name: str
     kind: str
@@ -153,7 +155,8 @@ class MigrationResult(Part):
 class RunResult(MigrationResult):
     """A whole run. With ``--repeat`` its own members are those of the last migration; ``migrations`` holds all of them.
 
-    The flows of a repeated run are counted over the whole run; their outage and budget are those of the worst migration.
+    The flows of a repeated run are counted over the whole run; their outage and budget are those of the worst
+    migration.
     """
 
     schema_version: Literal["migration-bench/result/1"] = Field(default=SCHEMA, alias="schema")

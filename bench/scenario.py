@@ -1,8 +1,8 @@
 """Scenarios: everything a run can be told, validated once and frozen.
 
 A scenario is a TOML file. Every key has a default, so an empty file is a scenario. Text with units (``"1Gbit"``,
-``"300ms"``) becomes integers here; inside the bench only the integers exist. An unknown key, a wrong type, unit or range is
-a :class:`~bench.errors.ScenarioError` that names file, key, what was given and what is allowed.
+``"300ms"``) becomes integers here; inside the bench only the integers exist. An unknown key, a wrong type, unit or
+range is a :class:`~bench.errors.ScenarioError` that names file, key, what was given and what is allowed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from bench import units
 from bench.errors import ScenarioError
@@ -57,7 +66,8 @@ class NetworkSpec(Spec):
 
     ``topology`` is a built-in name (``single``, ``linear``) or ``path.py:name`` in Mininet's ``--custom`` convention
     (the file's ``topos`` dictionary, or a Topo class of that name). Roles are given by node name; those left empty are
-    taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its hosts.
+    taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its
+    hosts.
     """
 
     topology: str = "single"
@@ -69,7 +79,8 @@ class NetworkSpec(Spec):
 
 
 class LinkSpec(Spec):
-    """One link; both directions alike, but for what ``reverse`` says of the direction from its second node to its first.
+    """One link; both directions alike, but for what ``reverse`` says of the direction from its second node to its
+    first.
 
     ``bandwidth`` 0 (or ``"unlimited"``) means unshaped. ``delay`` is one way. ``jitter`` is the half-width of a uniform
     deviation from the delay. ``queue`` is the length of the bottleneck queue in full-size packets.
@@ -146,8 +157,8 @@ class ContentSpec(Spec):
 class WorkloadSpec(Spec):
     """What the vCPUs write. ``rate`` counts every page write as 4 KiB, so it is the rate of modified memory.
 
-    ``hotset``: a ``hot_share`` of the writes goes uniformly to the first ``working_set`` bytes, the rest uniformly to all
-    memory. ``write_bytes`` is how many bytes of a page one write changes.
+    ``hotset``: a ``hot_share`` of the writes goes uniformly to the first ``working_set`` bytes, the rest uniformly
+    to all memory. ``write_bytes`` is how many bytes of a page one write changes.
     """
 
     pattern: Literal["idle", "sequential", "uniform", "hotset"] = "hotset"
@@ -215,7 +226,9 @@ class MigrationSpec(Spec):
 
 
 class AnnounceSpec(Spec):
-    """What tells the network where the guest is now. ``qemu``: frames at 0, 50, 200, 450, 800 ms after the port is wired."""
+    """What tells the network where the guest is now. ``qemu``: frames at 0, 50, 200, 450, 800 ms after the port is
+    wired.
+    """
 
     kinds: tuple[Literal["rarp", "garp", "garp-reply"], ...] = ("rarp", "garp")
     schedule: Literal["qemu", "once", "none"] = "qemu"
@@ -229,9 +242,9 @@ class AnnounceSpec(Spec):
 class ClientSpec(Spec):
     """One flow from a client host to the guest.
 
-    Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``tcp-request`` (request/response on one connection,
-    ``think`` between), ``tcp-download`` and ``tcp-upload`` (bulk with verified content; ``rate`` 0 is as fast as it goes),
-    ``command`` (any program on the client host; its exit status and output are kept).
+    Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``tcp-request`` (request/response on one
+    connection, ``think`` between), ``tcp-download`` and ``tcp-upload`` (bulk with verified content; ``rate`` 0 is
+    as fast as it goes), ``command`` (any program on the client host; its exit status and output are kept).
     """
 
     kind: Literal["udp-echo", "tcp-request", "tcp-download", "tcp-upload", "command"]

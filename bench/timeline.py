@@ -1,6 +1,7 @@
 """What happened when: events of every process of a run on one clock.
 
-An :class:`Event` is what a process saw; a :class:`Timeline` is all of them in order. On disk an event is one JSON line::
+An :class:`Event` is what a process saw; a :class:`Timeline` is all of them in order. On disk an event is one JSON
+line::
 
     {"t": 123456789, "source": "engine.source", "name": "paused", "data": {...}}
 

@@ -1,6 +1,7 @@
 """JSON lines over a Unix stream socket, with descriptors: how the processes of one run talk to each other.
 
-Grammar: every message is one JSON object on one line, at most :data:`MAX_MESSAGE_BYTES`. Kinds, told apart by their keys::
+Grammar: every message is one JSON object on one line, at most :data:`MAX_MESSAGE_BYTES`. Kinds, told apart by
+their keys::
 
     {"event": {"t":…, "source":…, "name":…, "data":{…}}}         upwards, at any time
     {"command": "pause", "id": 7, "args": {…}}                    downwards
