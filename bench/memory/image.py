@@ -1,0 +1,155 @@
+"""Guest memory: one memfd that several processes map shared.
+
+The guest's processes, its vCPUs and the migration engine each map the same memfd; nothing is copied between them. Pages
+are :data:`PAGE_BYTES` large and numbered from 0. Lean: numpy and the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.errors import GuestError
+from bench.memory import content
+
+PAGE_BYTES = content.PAGE_BYTES
+WORDS_PER_PAGE = content.WORDS_PER_PAGE
+
+Words: TypeAlias = npt.NDArray[np.uint64]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+_MADV_POPULATE_WRITE = 23  # linux/mman.h since Linux 5.14; the mmap module does not name it
+# linux/fcntl.h; with these no process can make the file shorter under another's mapping (which would be SIGBUS there)
+_F_ADD_SEALS = 1033
+_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
+
+
+class GuestMemory:
+    """A shared mapping of a memfd of a whole number of pages.
+
+    Made by :meth:`create` or :meth:`from_fd`; owns its descriptor. ``close`` (or leaving the context) closes it.
+
+    :ivar fd: the memfd, to be passed to other processes.
+    :ivar size_bytes: its size, ``page_count * PAGE_BYTES``.
+    :ivar view: all bytes.
+    :ivar pages: the same bytes as an array of shape (page_count, 4096), uint8.
+    :ivar words: the same bytes as an array of shape (page_count, 512), uint64.
+    :ivar base: the address of the mapping in this process.
+    """
+
+    def __init__(self, fd: int, size_bytes: int, writable: bool = True) -> None:
+        self.fd = fd
+        self.size_bytes = size_bytes
+        self.page_count = size_bytes // PAGE_BYTES
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED, prot=protection)
+        self.view = memoryview(self._map)
+        flat = np.frombuffer(self._map, dtype=np.uint64)
+        self.words: Words = flat.reshape(self.page_count, WORDS_PER_PAGE)
+        self.pages: Bytes = flat.view(np.uint8).reshape(self.page_count, PAGE_BYTES)
+        self.base = int(flat.__array_interface__["data"][0])
+        self._closed = False
+
+    @classmethod
+    def create(cls, size_bytes: int, name: str = "guest") -> GuestMemory:
+        """New zeroed memory; its size is sealed.
+
+        :raises GuestError: when the size is no positive multiple of the page size, or the kernel refuses.
+        """
+        _check_size(size_bytes)
+        fd = -1
+        try:
+            fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, size_bytes)
+            fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+            return cls(fd, size_bytes)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise GuestError(
+                f"no guest memory of {size_bytes} bytes: {error.strerror}", "give the guest less memory"
+            ) from error
+
+    @classmethod
+    def from_fd(cls, fd: int, size_bytes: int | None = None, writable: bool = True) -> GuestMemory:
+        """Map a memfd that another process made. Takes ownership of *fd*, also when it fails.
+
+        :param size_bytes: the size it must have; None takes whatever it has.
+        :raises GuestError: when it is no such memory.
+        """
+        try:
+            actual = os.fstat(fd).st_size
+            _check_size(actual)
+            if size_bytes is not None and actual != size_bytes:
+                raise GuestError(f"a guest memory of {actual} bytes was passed where {size_bytes} were expected")
+            return cls(fd, actual, writable)
+        except OSError as error:
+            os.close(fd)
+            raise GuestError(f"the descriptor passed as guest memory cannot be mapped: {error.strerror}") from error
+        except GuestError:
+            os.close(fd)
+            raise
+
+    def populate(self) -> None:
+        """Allocate every page and map it here, so that later accesses do not fault. Contents stay.
+
+        :raises GuestError: when the machine has not enough memory.
+        """
+        try:
+            try:
+                self._map.madvise(_MADV_POPULATE_WRITE)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # before Linux 5.14
+                    raise
+                os.posix_fallocate(self.fd, 0, self.size_bytes)  # allocates; the first access still maps
+        except OSError as error:
+            raise GuestError(
+                f"guest memory of {self.size_bytes} bytes could not be allocated: {error.strerror}",
+                "give the guest less memory or stop other programs",
+            ) from error
+
+    def fill(self, shares: Mapping[str, float], seed: int) -> None:
+        """Fill all pages with a mix of kinds; see :func:`bench.memory.content.fill_pages`."""
+        content.fill_pages(self.words, shares, seed)
+
+    def load_image(self, path: Path) -> int:
+        """Fill from an image file; see :func:`bench.memory.content.load_image`. :returns: the bytes loaded."""
+        return content.load_image(self.view, path)
+
+    def close(self) -> None:
+        """Close the descriptor and unmap. Idempotent.
+
+        An array or memoryview that someone still holds keeps the mapping alive until it is dropped.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self.fd)
+        self.view.release()
+        empty = np.empty((0, WORDS_PER_PAGE), dtype=np.uint64)
+        self.words, self.pages = empty, empty.view(np.uint8)
+        with contextlib.suppress(BufferError):  # views exist; the last of them unmaps
+            self._map.close()
+
+    def __enter__(self) -> GuestMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes <= 0 or size_bytes % PAGE_BYTES:
+        raise GuestError(f"guest memory of {size_bytes} bytes: not a positive multiple of {PAGE_BYTES}")
