@@ -126,6 +126,20 @@ class Channel:
                 raise DeadlineError(f"{self.peer}: no message within {deadline.duration_ns / 1e9:g} s")
             self._fill()
 
+    def receive_ready(self) -> list[Message]:
+        """One read from a socket that is readable, and every message that is whole by then (none, perhaps).
+
+        For event loops, which must not wait for the rest of a message. Raises as :meth:`receive`.
+        """
+        self._fill()
+        messages = []
+        while self.pending():
+            messages.append(self.receive())
+        self._scanned = len(self._buffer)
+        if self._scanned > MAX_MESSAGE_BYTES:
+            raise HostError(f"{self.peer} sent a message over {MAX_MESSAGE_BYTES} bytes")
+        return messages
+
     def _fill(self) -> None:
         try:
             data, ancillary, _flags, _address = self.sock.recvmsg(

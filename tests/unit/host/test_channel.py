@@ -88,3 +88,16 @@ def test_a_message_without_end_is_bounded(ends):
         here.receive(Deadline(30 * 10**9))
     here.sock.close()
     thread.join()
+
+
+def test_what_is_ready_is_read_without_waiting_for_the_rest(ends):
+    here, there = ends
+    there.sock.sendall(b'{"a":1}\n{"b":2}\n{"c"')
+    assert here.receive_ready() == [{"a": 1}, {"b": 2}]
+    there.sock.sendall(b":3}")
+    assert here.receive_ready() == []
+    there.sock.sendall(b"\n")
+    assert here.receive_ready() == [{"c": 3}]
+    there.close()
+    with pytest.raises(ChannelClosed):
+        here.receive_ready()

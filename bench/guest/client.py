@@ -1,0 +1,273 @@
+"""The client of a guest process' control socket: what engines and the runner use to command a guest.
+
+Lean on purpose (the standard library and the channel only): migration engines import it. The commands and their order
+are those of :mod:`bench.guest.process`. Not thread-safe: one :class:`GuestControl`, one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bench.clock import NS_PER_S, Deadline, wait_until
+from bench.errors import GuestError
+from bench.host.channel import Channel, ChannelClosed, Message
+
+CALL_NS = 10 * NS_PER_S
+FILL_NS = 120 * NS_PER_S  # configuring fills or populates all memory
+
+
+def guest_command(socket_path: Path | str, events: Path | str, log: Path | str) -> list[str]:
+    """The argument list that starts a guest process; run it in the hypervisor's network namespace."""
+    module = [sys.executable, "-m", "bench.guest.process"]
+    return [*module, "--socket", str(socket_path), "--events", str(events), "--log", str(log)]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A process that writes guest memory: *base* is where it maps the whole memory (page 0)."""
+
+    pid: int
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMemory:
+    """All guest memory. *fd* is the memfd; the receiver owns it."""
+
+    size_bytes: int
+    writers: tuple[Writer, ...]
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A paused guest's device state.
+
+    :param fd: memfd with the device-state blob, offset 0; the receiver owns it.
+    :param device_bytes: its length.
+    :param connections: TCP connections in it.
+    :param generation: the lease's generation at the pause: what ``take`` must expect.
+    :param owner: the lease's owner at the pause.
+    :param times: ``pause_begin_ns, vcpus_stopped_ns, net_cut_ns, dumped_ns`` (CLOCK_MONOTONIC).
+    :param embryonic: connections half way through their handshake, which cannot move (0 when the door was closed for a
+        round trip of each client).
+    """
+
+    fd: int
+    device_bytes: int
+    connections: int
+    owner: str
+    generation: int
+    times: Mapping[str, int]
+    embryonic: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The answer to ``take``: *taken* says whether this guest runs now. Times are CLOCK_MONOTONIC, 0 if not reached."""
+
+    taken: bool
+    owner: str
+    ownership_ns: int
+    resumed_ns: int
+    port_wired_ns: int
+    announce_ns: int
+
+
+class GuestControl:
+    """One connection to a guest's control socket. Closing it may trip the guest's dead man's switch: see ``pause``.
+
+    Every call raises :class:`GuestError` when the guest refuses or answers nonsense, :class:`ChannelClosed` when it is
+    gone and :class:`bench.errors.DeadlineError` when it does not answer in time.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str = "guest") -> None:
+        self.channel = Channel(sock, peer)
+
+    @classmethod
+    def connect(
+        cls,
+        path: Path | str,
+        *,
+        deadline: Deadline | None = None,
+        alive: Callable[[], bool] | None = None,
+        peer: str = "guest",
+    ) -> GuestControl:
+        """Connect, waiting for a process that has only just been started to listen.
+
+        :param alive: asked at each try; when it says False the guest is not waited for any longer.
+        :raises GuestError: when the process died first.
+        :raises DeadlineError: when nothing listens in time.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+        def connected() -> bool:
+            try:
+                sock.connect(str(path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                if alive is not None and not alive():
+                    raise GuestError(f"{peer}: the process ended before it listened on {path}") from None
+                return False
+            return True
+
+        try:
+            wait_until(connected, deadline or Deadline(CALL_NS), f"{peer} listening on {path}")
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock, peer)
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def __enter__(self) -> GuestControl:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # life
+
+    def configure(self, config: Mapping[str, Any], deadline: Deadline | None = None) -> int:
+        """Give the guest its configuration: memory is filled (or only populated: ``skeleton``), its port exists, cut.
+
+        :returns: the pid of the guest process.
+        """
+        return self._integer(self._call("configure", config, deadline or Deadline(FILL_NS)), "pid")
+
+    def start(self, announce: Mapping[str, Any] | None = None, deadline: Deadline | None = None) -> None:
+        """Boot: claim the lease, run vCPUs and services, wire the port, and announce if told how."""
+        self._call("start", {"announce": announce} if announce else {}, deadline)
+
+    def quit(self, deadline: Deadline | None = None) -> None:
+        """Tell the guest to die silently and wait until its processes are gone. A guest already gone is fine."""
+        deadline = deadline or Deadline(CALL_NS)
+        try:
+            self._call("quit", {}, deadline)
+        except ChannelClosed:
+            return
+        self.wait_gone(deadline)
+
+    def wait_gone(self, deadline: Deadline) -> None:
+        """Wait until the guest process has ended: the kernel closes its end only after its memory was unmapped.
+
+        :raises DeadlineError: when it lives on.
+        """
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                self.channel.receive(deadline)
+
+    def stats(self, deadline: Deadline | None = None) -> Message:
+        """``{pages_written, connections, services, vcpus, self_check_errors, state, embryonic}``."""
+        return self._call("stats", {}, deadline)
+
+    # pre-copy
+
+    def memory(self, deadline: Deadline | None = None) -> GuestMemory:
+        value = self._call("memory", {}, deadline)
+        fd = self._descriptor("memory")
+        return GuestMemory(self._integer(value, "bytes"), self._writers(value), fd)
+
+    def track(self, enable: bool, method: str, deadline: Deadline | None = None) -> tuple[Writer, ...]:
+        """Switch dirty tracking in every writing process; it goes off by itself when this connection closes.
+
+        :param method: ``pagemap-scan`` or ``soft-dirty``.
+        """
+        return self._writers(self._call("track", {"enable": enable, "method": method}, deadline))
+
+    def close_door(self, deadline: Deadline | None = None) -> int:
+        """Drop new SYNs, so that handshakes under way finish; at least one round trip before ``pause``.
+
+        The door opens by itself when this connection closes.
+
+        :returns: how many handshakes are under way.
+        """
+        return self._integer(self._call("close_door", {}, deadline), "embryonic")
+
+    def open_door(self, deadline: Deadline | None = None) -> None:
+        self._call("open_door", {}, deadline)
+
+    # switchover
+
+    def pause(self, deadline: Deadline | None = None) -> Paused:
+        """Stop the guest, cut its network and take its device state.
+
+        From here on a dead man's switch is armed: when this connection closes before ``resume`` or ``quit``, the guest
+        reclaims the lease and goes on, or dies when it belongs to another.
+        """
+        value = self._call("pause", {}, deadline)
+        fd = self._descriptor("pause")
+        times = value.get("times")
+        if not isinstance(times, dict) or not all(isinstance(stamp, int) for stamp in times.values()):
+            os.close(fd)
+            raise GuestError(f"{self.channel.peer}: pause: no times in the answer")
+        return Paused(
+            fd,
+            self._integer(value, "device_bytes"),
+            self._integer(value, "connections"),
+            str(value.get("owner", "")),
+            self._integer(value, "generation"),
+            times,
+            self._integer(value, "embryonic"),
+        )
+
+    def resume(self, deadline: Deadline | None = None) -> tuple[bool, str]:
+        """Roll back at the source. :returns: whether the guest runs here again, and who owns the lease."""
+        value = self._call("resume", {}, deadline)
+        return value.get("resumed") is True, str(value.get("owner", ""))
+
+    def load(self, fd: int, deadline: Deadline | None = None) -> int:
+        """Give a skeleton the device state (a descriptor of the blob; it stays the caller's).
+
+        :returns: the number of connections restored.
+        """
+        return self._integer(self._call("load", {}, deadline, (fd,)), "connections")
+
+    def take(
+        self,
+        announce: Mapping[str, Any] | None,
+        expect_owner: str,
+        expect_generation: int | None = None,
+        deadline: Deadline | None = None,
+    ) -> Taken:
+        """Claim the lease and, if that succeeds, run: THE point at which ownership passes.
+
+        :param announce: ``{"frames": [{"kind": "rarp", "hex": "…"}], "offsets_ns": [0, …]}`` or None.
+        :param expect_generation: :attr:`Paused.generation`; None for the one that the device state carries.
+        """
+        expect = {"owner": expect_owner, "generation": expect_generation}
+        value = self._call("take", {"announce": announce, "expect": expect}, deadline)
+        stamps = [self._integer(value, key) for key in ("ownership_ns", "resumed_ns", "port_wired_ns", "announce_ns")]
+        return Taken(value.get("taken") is True, str(value.get("owner", "")), *stamps)
+
+    # plumbing
+
+    def _call(
+        self, command: str, args: Mapping[str, Any], deadline: Deadline | None, fds: Sequence[int] = ()
+    ) -> Message:
+        return self.channel.call(command, args, deadline=deadline or Deadline(CALL_NS), fds=fds)
+
+    def _descriptor(self, command: str) -> int:
+        if len(self.channel.fds) != 1:
+            raise GuestError(f"{self.channel.peer}: {command}: {len(self.channel.fds)} descriptors came instead of one")
+        return self.channel.take_fds(1)[0]
+
+    def _integer(self, value: Message, key: str) -> int:
+        number = value.get(key)
+        if not isinstance(number, int):
+            raise GuestError(f"{self.channel.peer}: the answer has no number {key!r}")
+        return number
+
+    def _writers(self, value: Message) -> tuple[Writer, ...]:
+        raw = value.get("writers")
+        try:
+            return tuple(Writer(int(item["pid"]), int(item["base"])) for item in cast("list[dict[str, Any]]", raw))
+        except (TypeError, KeyError, ValueError) as error:
+            raise GuestError(f"{self.channel.peer}: the answer has no writers") from error
