@@ -1,0 +1,110 @@
+"""When to go on, when to switch over, when to give up: pure decisions on numbers.
+
+The rule is QEMU's (migration/migration.c): the switchover is right when what is left can be sent within the downtime
+limit at the measured bandwidth, ``remaining < bandwidth x downtime_limit``. QEMU itself goes on for ever when that
+never comes true; ``max_rounds`` and ``max_time_ns`` bound it here, and ``on_no_convergence`` says what happens then.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from bench.clock import NS_PER_MS, NS_PER_S
+
+WINDOW_NS: Final = 50 * NS_PER_MS  # a bandwidth sample of this length forgets everything before it
+
+
+class Action(enum.Enum):
+    """What the engine does next."""
+
+    ROUND = "round"
+    SWITCHOVER = "switchover"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the scenario allows. ``max_bandwidth_bps`` 0: unlimited."""
+
+    downtime_limit_ns: int
+    max_rounds: int
+    max_time_ns: int
+    max_bandwidth_bps: int = 0
+    on_no_convergence: Literal["force", "cancel"] = "force"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a migration stands after a round.
+
+    :param remaining_bytes: what the final copy would have to deliver: dirty pages, and what still waits in the socket.
+    :param bandwidth_bps: goodput as measured, ``None`` while nothing has been sent.
+    :param rounds: rounds done.
+    :param elapsed_ns: since the first round began.
+    """
+
+    remaining_bytes: int
+    bandwidth_bps: int | None
+    rounds: int
+    elapsed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A decision and why, in words for the timeline."""
+
+    action: Action
+    reason: str
+
+
+def expected_downtime_ns(remaining_bytes: int, bandwidth_bps: int | None) -> int | None:
+    """How long sending *remaining_bytes* takes, rounded up; ``None`` when nothing is known."""
+    if remaining_bytes == 0:
+        return 0
+    if not bandwidth_bps:
+        return None
+    return -(-remaining_bytes * 8 * NS_PER_S // bandwidth_bps)
+
+
+def next_step(progress: Progress, limits: Limits) -> Step:
+    """Decide after a round."""
+    expected_ns = expected_downtime_ns(progress.remaining_bytes, progress.bandwidth_bps)
+    if expected_ns is not None and expected_ns <= limits.downtime_limit_ns:
+        return Step(
+            Action.SWITCHOVER,
+            f"{progress.remaining_bytes} bytes remain: {expected_ns / NS_PER_MS:.1f} ms expected, "
+            f"limit {limits.downtime_limit_ns / NS_PER_MS:g} ms",
+        )
+    if progress.rounds >= limits.max_rounds:
+        given_up = f"no convergence after {progress.rounds} rounds"
+    elif progress.elapsed_ns >= limits.max_time_ns:
+        given_up = f"no convergence after {progress.elapsed_ns / NS_PER_S:.1f} s"
+    else:
+        return Step(Action.ROUND, f"{progress.remaining_bytes} bytes remain")
+    given_up += f": {progress.remaining_bytes} bytes remain"
+    if limits.on_no_convergence == "cancel":
+        return Step(Action.CANCEL, given_up)
+    return Step(Action.SWITCHOVER, f"forced, {given_up}")
+
+
+class BandwidthEstimate:
+    """Goodput from what rounds delivered: long samples replace the estimate, short ones only move it.
+
+    A round of three pages says little about a link, a round of a second everything; so each sample weighs as much as
+    its length has of :data:`WINDOW_NS`.
+    """
+
+    def __init__(self) -> None:
+        self.bps: int | None = None
+
+    def add(self, delivered_bytes: int, busy_ns: int) -> None:
+        """:param busy_ns: time during which the link had something to send; samples of no time say nothing."""
+        if busy_ns <= 0 or delivered_bytes <= 0:
+            return
+        sample = delivered_bytes * 8 * NS_PER_S // busy_ns
+        if self.bps is None or busy_ns >= WINDOW_NS:
+            self.bps = sample
+        else:
+            self.bps += (sample - self.bps) * busy_ns // WINDOW_NS
