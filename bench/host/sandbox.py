@@ -15,9 +15,9 @@ that died before prctl), or by SIGKILL.
 **Notices.** A notice asks the run to stop: SIGINT, SIGTERM or SIGHUP. Init's own session keeps the terminal's signals,
 which go to the foreground process group, away from the runner and all its children; only the outer process gets them,
 and writes the signal's number into the pipe to init, which sends it to the runner. So the runner gets exactly one
-notice, as :class:`KeyboardInterrupt` (SIGINT) or its subclass :class:`Terminated`. One key press may reach the outer process
-twice (from the terminal and from a wrapper such as timeout(1) or sudo): for :data:`SAME_NOTICE_NS` it counts as one.
-A further notice kills the sandbox, and so does a tear-down that takes longer than its grace period.
+notice, as :class:`KeyboardInterrupt` (SIGINT) or its subclass :class:`Terminated`. One key press may reach the outer
+process twice (from the terminal and from a wrapper such as timeout(1) or sudo): for :data:`SAME_NOTICE_NS` it counts as
+one. A further notice kills the sandbox, and so does a tear-down that takes longer than its grace period.
 """
 
 from __future__ import annotations
@@ -310,8 +310,8 @@ def _held(path: str) -> Iterator[int | None]:
 def _raise_limits() -> None:
     """What Mininet's fixLimits (which we never call: it changes the whole system) does and a run needs.
 
-    Every Mininet node holds three descriptors of the runner, every switch port some of Open vSwitch's; all inherit this.
-    Locked memory is for kernels that count packet rings and maps. Where raising is not allowed, what there is has to do.
+    Every Mininet node holds three descriptors of the runner, every switch port some of Open vSwitch's; both inherit.
+    Locked memory: some kernels count packet rings and maps. Where raising is not allowed, what there is has to do.
     """
     for kind, wanted in ((resource.RLIMIT_NOFILE, OPEN_FILES), (resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY)):
         _soft, hard = resource.getrlimit(kind)

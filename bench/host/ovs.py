@@ -1,0 +1,262 @@
+"""Open vSwitch as private daemons of a run, and the Mininet switch that uses them. The system's daemons stay untouched.
+
+Database, sockets and pid files live in one directory of the run. ``ovs-vsctl``, ``ovs-ofctl`` and ``ovs-appctl`` find
+them through ``OVS_RUNDIR`` (ovs-appctl(8)), which :meth:`OpenVSwitch.start` puts into this process's environment for
+Mininet and the user's tools; :meth:`OpenVSwitch.stop` restores the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from bench.clock import NS_PER_S, Deadline, wait_until
+from bench.errors import CommandError, DeadlineError, HostError, MachineError
+from bench.host.commands import Process, run, spawn
+
+Datapath = Literal["kernel", "user"]
+
+_START_NS = 15 * NS_PER_S
+_COMMAND_NS = 15 * NS_PER_S
+_CALL_NS = 5 * NS_PER_S
+_MAX_REPLY_BYTES = 16 << 20
+_PROBE_DATAPATH = "bench-probe"
+_REMEDY = "install the package openvswitch-switch (`make setup` does)"
+
+
+def kernel_datapath_problem() -> str:
+    """Why the kernel datapath does not work here, found by creating one in this network namespace; "" when it works."""
+    try:
+        run(["ovs-dpctl", "add-dp", _PROBE_DATAPATH], deadline=Deadline(_COMMAND_NS))
+    except CommandError as error:
+        return error.message.rpartition(": ")[2]
+    run(["ovs-dpctl", "del-dp", _PROBE_DATAPATH], deadline=Deadline(_COMMAND_NS), check=False)
+    return ""
+
+
+def ovs_version() -> str:
+    """Such as ``"3.1.0"``. :raises CommandError: when ovs-vswitchd cannot be run."""
+    text = run(["ovs-vswitchd", "--version"], deadline=Deadline(_COMMAND_NS)).stdout
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else "unknown"
+
+
+class ControlSocket:
+    """A connection to a daemon's control socket: JSON-RPC 1.0 without delimiters (``lib/unixctl.c``, ovs-appctl(8)).
+
+    Kept open, so that a monitor can ask about a thousand times a second. Not thread-safe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """:raises OSError: when nobody listens at *path*."""
+        self.path = path
+        self._decoder = json.JSONDecoder()
+        self._next_id = 0
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._sock.settimeout(_CALL_NS / NS_PER_S)
+            self._sock.connect(str(path))
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def __enter__(self) -> ControlSocket:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def call(self, method: str, *params: str, deadline: Deadline | None = None) -> str:
+        """The text that ``ovs-appctl METHOD PARAMS`` prints.
+
+        :raises HostError: the daemon refused, is gone, or sent no JSON-RPC.
+        :raises DeadlineError: no answer in time (5 s by default).
+        """
+        deadline = deadline or Deadline(_CALL_NS)
+        self._next_id += 1
+        request = {"id": self._next_id, "method": method, "params": list(params)}
+        try:
+            self._sock.settimeout(deadline.remaining_s or 1e-6)
+            self._sock.sendall(json.dumps(request).encode())
+            reply = self._receive(deadline)
+        except TimeoutError as error:
+            raise DeadlineError(f"{self.path.name}: {method}: no answer in time") from error
+        except OSError as error:
+            raise HostError(f"{self.path.name}: {method}: {error.strerror}") from error
+        if reply.get("id") != self._next_id:
+            raise HostError(f"{self.path.name}: {method}: answer to another question")
+        if reply.get("error") is not None:
+            raise HostError(f"{self.path.name}: {method}: {str(reply['error']).strip()[:1000]}")
+        return str(reply.get("result") or "")
+
+    def _receive(self, deadline: Deadline) -> dict[str, object]:
+        buffer = b""
+        while len(buffer) <= _MAX_REPLY_BYTES:
+            self._sock.settimeout(deadline.remaining_s or 1e-6)
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise HostError(f"{self.path.name}: the daemon closed its control socket")
+            buffer += data
+            if not buffer.rstrip().endswith(b"}"):
+                continue  # cheap test first: decoding a long reply after every piece would cost a square
+            try:
+                reply = self._decoder.decode(buffer.decode())
+            except ValueError:
+                continue
+            if isinstance(reply, dict):
+                return reply
+            break
+        raise HostError(f"{self.path.name}: an answer that is no JSON object, or over {_MAX_REPLY_BYTES} bytes")
+
+
+class OpenVSwitch:
+    """One private ``ovsdb-server`` and ``ovs-vswitchd``.
+
+    :param directory: of the run, short (socket paths have 107 bytes); created if need be.
+    :param wanted: ``auto`` takes the kernel datapath where it works, else the userspace datapath.
+    :ivar datapath: ``"kernel"`` or ``"user"``, known after :meth:`start`.
+    :ivar datapath_note: why the kernel datapath is not used; "" when it is.
+    :ivar version: of ovs-vswitchd, known after :meth:`start`.
+    :ivar env: what programs need to find the daemons.
+    """
+
+    def __init__(self, directory: Path, wanted: Literal["auto", "kernel", "user"] = "auto") -> None:
+        self.directory = directory
+        self.datapath: Datapath = "user"
+        self.datapath_note = "the scenario asks for the userspace datapath"
+        self.version = ""
+        self.env = {name: str(directory) for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")}
+        self._wanted = wanted
+        self._processes: list[Process] = []
+        self._former_env: dict[str, str | None] | None = None
+
+    def __enter__(self) -> OpenVSwitch:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> OpenVSwitch:
+        """Choose the datapath by trying, start the daemons, and return when both answer.
+
+        :raises MachineError: Open vSwitch is missing, or the kernel datapath was asked for and does not work.
+        :raises HostError: a daemon did not start; the message holds the end of its log.
+        """
+        try:
+            self.version = ovs_version()
+        except CommandError as error:
+            raise MachineError(f"Open vSwitch does not run: {error.message}", _REMEDY) from error
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._former_env = {name: os.environ.get(name) for name in self.env}
+        os.environ.update(self.env)
+        self._choose_datapath()
+        deadline = Deadline(_START_NS)
+        run(["ovsdb-tool", "create", str(self.directory / "conf.db")], deadline=deadline)
+        database = self.directory / "db.sock"
+        self._daemon(["ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{database}"], deadline)
+        # Read once when vswitchd starts. Without it the userspace datapath loses large TCP segments.
+        settings = [f"other_config:userspace-tso-enable={str(self.datapath == 'user').lower()}"]
+        run(["ovs-vsctl", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings], deadline=deadline)
+        only = ["--disable-system"] if self.datapath == "user" else []
+        self._daemon(["ovs-vswitchd", f"unix:{database}", *only], deadline)
+        return self
+
+    def _choose_datapath(self) -> None:
+        if self._wanted == "user":
+            return
+        problem = kernel_datapath_problem()
+        if not problem:
+            self.datapath, self.datapath_note = "kernel", ""
+        elif self._wanted == "kernel":
+            raise MachineError(
+                f"Open vSwitch's kernel datapath does not work here: {problem}",
+                'load it with `modprobe openvswitch`, or set network.datapath = "auto"',
+            )
+        else:
+            self.datapath_note = f"the kernel datapath does not work here: {problem}"
+
+    def _daemon(self, argv: Sequence[str], deadline: Deadline) -> None:
+        """Start one daemon and wait until it answers on its control socket."""
+        logging = ["--no-chdir", "--pidfile", "-vconsole:info", "-vsyslog:off", "-vfile:off"]
+        process = spawn([*argv, *logging], log=self.directory / f"{argv[0]}.log", name=argv[0])
+        self._processes.append(process)
+
+        def answers() -> bool:
+            process.require_alive()
+            try:
+                with self.control(argv[0]) as control:
+                    return bool(control.call("version", deadline=deadline))
+            except OSError:
+                return False
+
+        wait_until(answers, deadline, f"{argv[0]} answers", interval_ns=NS_PER_S // 1000)
+
+    def stop(self) -> None:
+        """Stop the daemons and restore the environment. Idempotent and bounded."""
+        while self._processes:
+            self._processes.pop().stop()
+        if self._former_env is not None:
+            for name, value in self._former_env.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            self._former_env = None
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """ovsdb-server and ovs-vswitchd."""
+        return tuple(self._processes)
+
+    def control(self, daemon: str = "ovs-vswitchd") -> ControlSocket:
+        """A new connection to a daemon's control socket; the caller closes it.
+
+        :raises OSError: when it does not listen.
+        """
+        process = next((process for process in self._processes if process.name == daemon), None)
+        if process is None:
+            raise HostError(f"{daemon} is not running")
+        return ControlSocket(self.directory / f"{daemon}.{process.pid}.ctl")
+
+    def appctl(self, method: str, *params: str) -> str:
+        """One question to ovs-vswitchd over a connection of its own; see :meth:`ControlSocket.call`."""
+        with self.control() as control:
+            return control.call(method, *params)
+
+    def vsctl(self, *arguments: str) -> str:
+        """Run ovs-vsctl; returns when ovs-vswitchd has done what the database says.
+
+        :raises CommandError: when it fails.
+        :raises HostError: when ovs-vswitchd could not set up an interface or a bridge.
+        """
+        done = run(
+            ["ovs-vsctl", f"--timeout={_COMMAND_NS // NS_PER_S}", *arguments],
+            deadline=Deadline(2 * _COMMAND_NS),
+            env=self.env,
+        )
+        if "Error detected" in done.stderr:
+            raise HostError(f"ovs-vsctl {' '.join(arguments)[:300]}: {done.stderr.strip()[:1000]}")
+        return done.stdout
+
+    def switch_class(self) -> type:
+        """The Mininet switch class of these daemons: ``Mininet(topo, switch=ovs.switch_class())``."""
+        from bench.host.ovs_switch import BenchSwitch  # noqa: PLC0415  only here Mininet is needed
+
+        return type("BenchSwitch", (BenchSwitch,), {"ovs": self, "isSetup": True})

@@ -1,0 +1,131 @@
+"""The Mininet switch of the bench.
+
+Imports Mininet, so it is loaded lazily, by :meth:`bench.host.ovs.OpenVSwitch.switch_class`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3 imports distutils
+    from mininet.node import OVSSwitch
+
+if TYPE_CHECKING:
+    from bench.host.ovs import OpenVSwitch
+
+_MAX_BACKOFF_MS = 1000  # the least that Open vSwitch's schema allows
+
+
+class BenchSwitch(OVSSwitch):  # type: ignore[misc]
+    """An Open vSwitch bridge in the run's private daemons.
+
+    OpenFlow 1.3 unless the topology says otherwise; fail mode ``secure`` with a controller and ``standalone`` (a
+    learning switch) without; out-of-band control; the datapath that the daemons chose, whatever the topology asks for.
+    Every port has the QoS type ``linux-noop`` (ovs-vswitchd.conf.db(5)), or Open vSwitch would delete the queueing
+    disciplines that shape the link.
+
+    All switches of a network are created in one database transaction (Mininet's ``batchStartup``).
+    """
+
+    ovs: OpenVSwitch
+    OVSVersion = "3.0"  # Mininet compares it with 1.10 only
+
+    def __init__(self, name: str, **params: Any) -> None:
+        params.setdefault("protocols", "OpenFlow13")
+        params["datapath"] = self.ovs.datapath
+        self._asked_fail_mode = params.get("failMode")
+        self._start_arguments: list[str] = []
+        self._controllers = 0
+        super().__init__(name, **params)
+
+    @classmethod
+    def setup(cls) -> None:
+        """Nothing: Mininet's own looks for the system's daemons."""
+
+    def start(self, controllers: Iterable[Any]) -> None:
+        """Create the bridge with its ports and controllers; with ``batch`` only when :meth:`batchStartup` is called."""
+        self._start_arguments = self._creation(list(controllers))
+        if not self.batch:
+            self.batchStartup([self])
+
+    def _creation(self, controllers: Sequence[Any]) -> list[str]:
+        self._controllers = len(controllers)
+        self.failMode = self._asked_fail_mode or ("secure" if controllers else "standalone")
+        kind = "netdev" if self.datapath == "user" else "system"
+        words = ["--", "--may-exist", "add-br", self.name, "--", "set", "Bridge", self.name]
+        words += [f"datapath_type={kind}", f"fail_mode={self.failMode}", f"stp_enable={str(bool(self.stp)).lower()}"]
+        words += [f"other_config:datapath-id={self.dpid}", f"other_config:dp-desc={self.name}"]
+        words += [f"other_config:disable-in-band={str(not self.inband).lower()}", f"protocols={self.protocols}"]
+        names = []
+        for controller in controllers:
+            reference = f"@{self.name}_{controller.name}"
+            target = f"{controller.protocol}:{controller.IP()}:{controller.port}"
+            names.append(reference)
+            words += ["--", f"--id={reference}", "create", "Controller", f'target="{target}"']
+            words += [f"max_backoff={max(self.reconnectms or 0, _MAX_BACKOFF_MS)}"]
+        if names:
+            words += ["--", "set", "Bridge", self.name, f"controller={','.join(names)}"]
+        for intf in self.intfList():
+            if self.ports[intf] and not intf.IP():
+                words += self._addition(intf)
+        return words
+
+    def _addition(self, intf: Any) -> list[str]:
+        words = ["--", "add-port", self.name, intf.name, "--", "set", "Port", intf.name, "qos=@noop"]
+        return [*words, "--", "set", "Interface", intf.name, f"ofport_request={self.ports[intf]}"]
+
+    def attach(self, intf: Any) -> None:
+        """Connect a data port."""
+        self.ovs.vsctl(*_with_noop(self._addition(intf)))
+
+    def detach(self, intf: Any) -> None:
+        """Disconnect a data port."""
+        self.ovs.vsctl("--if-exists", "del-port", self.name, str(intf))
+
+    @classmethod
+    def batchStartup(cls, switches: Sequence[BenchSwitch], run: Any = None) -> Sequence[BenchSwitch]:  # noqa: N802
+        """Create all *switches* at once. *run* is Mininet's and not used."""
+        del run
+        words = [word for switch in switches for word in switch._start_arguments]
+        if words:
+            cls.ovs.vsctl(*_with_noop(words))
+        for switch in switches:
+            switch._start_arguments = []
+            switch.batch = False
+        return switches
+
+    @classmethod
+    def batchShutdown(cls, switches: Sequence[BenchSwitch], run: Any = None) -> Sequence[BenchSwitch]:  # noqa: N802
+        """Delete all *switches* at once and end their shells. *run* is Mininet's and not used."""
+        del run
+        words = [word for switch in switches for word in ("--", "--if-exists", "del-br", switch.name)]
+        if words:
+            cls.ovs.vsctl(*words)
+        for switch in switches:
+            switch.terminate()
+        return switches
+
+    def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803
+        """Delete the bridge, and with *deleteIntfs* its interfaces."""
+        self.ovs.vsctl("--if-exists", "del-br", self.name)
+        if deleteIntfs:
+            self.deleteIntfs()
+
+    def connected(self) -> bool:
+        """True when every controller of this switch is connected, or there is none."""
+        if not self._controllers:
+            return True
+        found = self.ovs.vsctl("--bare", "--columns=_uuid", "find", "Controller", "is_connected=true").split()
+        mine = self.ovs.vsctl("--bare", "get", "Bridge", self.name, "controller").strip(" []\n").split(", ")
+        return set(mine) <= set(found)
+
+    def dpctl(self, *args: Any) -> Any:
+        """Run ``ovs-ofctl`` in this switch's protocol."""
+        return self.cmd("ovs-ofctl", "-O", self.protocols, args[0], self, *args[1:])
+
+
+def _with_noop(words: Sequence[str]) -> list[str]:
+    return ["--", "--id=@noop", "create", "QoS", "type=linux-noop", *words]
