@@ -52,6 +52,8 @@ BitRate = Annotated[int, _text(units.parse_bit_rate), Field(ge=0)]
 Bandwidth = Annotated[int, _text(lambda value: 0 if value == "unlimited" else units.parse_bit_rate(value)), Field(ge=0)]
 ByteRate = Annotated[int, _text(units.parse_byte_rate), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(units.parse_fraction)]
+# TOML has lists; a frozen scenario holds tuples.
+_FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,7}$")]
 
 
@@ -72,7 +74,7 @@ class NetworkSpec(Spec):
 
     topology: str = "single"
     args: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    hypervisors: tuple[NodeName, ...] = ()
+    hypervisors: Annotated[tuple[NodeName, ...], _FROM_LIST] = ()
     storage: NodeName | None = None
     datapath: Literal["auto", "kernel", "user"] = "auto"
     subnet: str = "10.0.0.0/16"
@@ -230,13 +232,8 @@ class AnnounceSpec(Spec):
     wired.
     """
 
-    kinds: tuple[Literal["rarp", "garp", "garp-reply"], ...] = ("rarp", "garp")
+    kinds: Annotated[tuple[Literal["rarp", "garp", "garp-reply"], ...], _FROM_LIST] = ("rarp", "garp")
     schedule: Literal["qemu", "once", "none"] = "qemu"
-
-    @field_validator("kinds", mode="before")
-    @classmethod
-    def _kinds(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class ClientSpec(Spec):
@@ -255,12 +252,7 @@ class ClientSpec(Spec):
     size: Annotated[int, _text(units.parse_bytes), Field(ge=16, le=65536)] = 64
     rate: BitRate = 0
     timeout: DurationNs = 60 * 10**9
-    command: tuple[str, ...] = ()
-
-    @field_validator("command", mode="before")
-    @classmethod
-    def _command(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    command: Annotated[tuple[str, ...], _FROM_LIST] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> ClientSpec:
@@ -304,13 +296,8 @@ class Scenario(Spec):
     guest: GuestSpec = GuestSpec()
     migration: MigrationSpec = MigrationSpec()
     announce: AnnounceSpec = AnnounceSpec()
-    clients: tuple[ClientSpec, ...] = DEFAULT_CLIENTS
+    clients: Annotated[tuple[ClientSpec, ...], _FROM_LIST] = DEFAULT_CLIENTS
     run: RunSpec = RunSpec()
-
-    @field_validator("clients", mode="before")
-    @classmethod
-    def _clients(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("clients")
     @classmethod

@@ -1,0 +1,307 @@
+"""The testbed of one run: network, controller, hypervisors and the guest, raised from a plan and taken down as one.
+
+Must live in a sandbox (:mod:`bench.host.sandbox`). Everything is registered for clean-up before it is started; ``close`` is
+idempotent, bounded, and one part that fails to stop does not keep the others from being stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.clock import NS_PER_S, Deadline
+from bench.errors import BenchError, HostError
+from bench.guest.client import GuestControl, guest_command
+from bench.host.commands import Process, python_environment, run, spawn
+from bench.host.controller import ControllerProcess
+from bench.host.ovs import OpenVSwitch
+from bench.link.calibrate import calibrate
+from bench.link.links import LinkFactory
+from bench.migration.announce import frames, offsets_ns
+from bench.plan import Plan
+from bench.result import LinkResult
+from bench.scenario import Scenario
+
+BRIDGE = "br0"
+CONTROLLER_PORT = 6653
+COMMAND_NS = 10 * NS_PER_S
+CONNECT_NS = 30 * NS_PER_S
+BOOT_NS = 120 * NS_PER_S
+
+
+@dataclass(frozen=True)
+class Hypervisor:
+    """A Mininet host with a Linux bridge inside: the physical uplink and the guests' interfaces are its ports.
+
+    :param pid: of the process that holds its network namespace.
+    :param uplink: the interface that its link to the switch ends in.
+    :param address: its IPv4 address, which is the bridge's.
+    """
+
+    name: str
+    pid: int
+    uplink: str
+    address: str
+
+
+@dataclass
+class RunningGuest:
+    """The guest where it is now: *control* speaks to the process that runs it."""
+
+    host: str
+    control: GuestControl
+    socket_path: Path
+    process: Process | None = None
+
+
+class Testbed:
+    """Network, controller, hypervisors and guest of one run.
+
+    :param directory: the run directory; sockets, the Open vSwitch database, logs and events go below it.
+    :param notify: called with one line of text for each step, for the progress display.
+    """
+
+    def __init__(self, scenario: Scenario, plan: Plan, directory: Path, notify: Callable[[str], None]) -> None:
+        self.scenario = scenario
+        self.plan = plan
+        self.directory = directory
+        self.links: list[LinkResult] = []
+        self.hypervisors: dict[str, Hypervisor] = {}
+        self.net: Any = None
+        self.ovs: OpenVSwitch | None = None
+        self.controller: ControllerProcess | None = None
+        self.guest: RunningGuest | None = None
+        self._factory: LinkFactory | None = None
+        self._notify = notify
+        self._stack = contextlib.ExitStack()
+        self._boots = 0
+        (directory / "events").mkdir(exist_ok=True)
+        (directory / "logs").mkdir(exist_ok=True)
+
+    # life
+
+    def raise_network(self) -> None:
+        """Bring up switches, controller, links, hosts and hypervisors; calibrate the links.
+
+        :raises BenchError: what could not be made; the caller closes.
+        """
+        self._notify("raising the network")
+        self.ovs = OpenVSwitch(self.directory / "ovs", datapath=self.scenario.network.datapath)
+        self._stack.callback(self.ovs.stop)
+        self.ovs.start()
+        if self.scenario.controller.app != "standalone":
+            self.controller = ControllerProcess(
+                framework=self.scenario.controller.framework,
+                app=self.scenario.controller.app,
+                directory=self.directory,
+                port=CONTROLLER_PORT,
+            )
+            self._stack.callback(self.controller.stop)
+            self.controller.start()
+        self._build()
+        for name in self.plan.hypervisors:
+            self.hypervisors[name] = self._make_hypervisor(name)
+        if self.controller is not None:
+            self.controller.wait_connected(len(self.net.switches), Deadline(CONNECT_NS))
+        if self.scenario.calibration.enabled:
+            self._notify("calibrating the links")
+        self.links = calibrate(self._require_factory(), self.net, self.scenario.calibration)
+
+    def _require_factory(self) -> LinkFactory:
+        if self._factory is None:
+            raise HostError("the testbed's network is not up")
+        return self._factory
+
+    def _build(self) -> None:
+        from mininet.log import setLogLevel  # noqa: PLC0415 - Mininet is imported lazily
+        from mininet.net import Mininet  # noqa: PLC0415
+
+        setLogLevel("error")
+        Mininet.inited = True  # or it would change limits and sysctls of the whole machine
+        assert self.ovs is not None
+        factory = LinkFactory(self.directory, self.scenario.link, log=self.directory / "logs" / "delayline.log")
+        self._stack.callback(factory.stop)
+        self._factory = factory
+        net = Mininet(
+            topo=None,
+            switch=self.ovs.switch_class(controller_port=CONTROLLER_PORT if self.controller else None),
+            link=factory.link_class(),
+            controller=None,
+            autoSetMacs=True,
+            build=False,
+        )
+        self.net = net
+        self._stack.callback(self._stop_network)
+        self._stack.enter_context(self.ovs.environment())
+        topo = self.plan.topo
+        for name in topo.hosts():
+            address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
+            net.addHost(name, **{**topo.nodeInfo(name), "ip": address})
+        for name in topo.switches():
+            net.addSwitch(name, **topo.nodeInfo(name))
+        factory.start()
+        for first, second, params in topo.links(withInfo=True):
+            net.addLink(**{"node1": net[first], "node2": net[second], **_link_params(params)})
+        net.build()
+        net.start()
+        factory.apply_all(net)
+
+    def _stop_network(self) -> None:
+        # Mininet's own stop() also prints and waits for terminals; links and namespaces die with the sandbox anyway.
+        for node in [*self.net.switches, *self.net.hosts]:
+            with contextlib.suppress(OSError):
+                node.terminate()
+
+    def _make_hypervisor(self, name: str) -> Hypervisor:
+        host = self.net[name]
+        uplink = str(host.defaultIntf())
+        address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
+        batch = [
+            f"link add {BRIDGE} address {host.defaultIntf().MAC()} type bridge stp_state 0 mcast_snooping 0",
+            f"addr flush dev {uplink}",
+            f"link set {uplink} master {BRIDGE}",
+            f"addr add {address} dev {BRIDGE}",
+            f"link set {BRIDGE} up",
+        ]
+        run(
+            ["ip", "-batch", "-"],
+            deadline=Deadline(COMMAND_NS),
+            input="\n".join(batch).encode() + b"\n",
+            netns_pid=host.pid,
+        )
+        return Hypervisor(name, host.pid, uplink, self.plan.addresses[name])
+
+    # the guest
+
+    def guest_configuration(self, host: str, *, skeleton: bool = False) -> dict[str, Any]:
+        """What a guest process is told by ``configure``."""
+        guest = self.scenario.guest
+        workload = guest.workload
+        return {
+            "name": guest.name,
+            "host": host,
+            "memory_bytes": guest.memory,
+            "vcpus": guest.vcpus,
+            "store_bytes": guest.store_memory,
+            "content": guest.content.model_dump(),
+            "image": str(Path(guest.image).resolve()) if guest.image else None,
+            "seed": workload.seed,
+            "mac": guest.mac,
+            "address": f"{guest.address}/{self.plan.prefix_length}",
+            "bridge": BRIDGE,
+            "workload": {
+                "pattern": workload.pattern,
+                "rate_bytes_per_s": workload.rate,
+                "working_set_bytes": workload.working_set,
+                "hot_share": workload.hot_share,
+                "write_bytes": workload.write_bytes,
+                "seed": workload.seed,
+            },
+            "skeleton": skeleton,
+            "lease": {"path": str(self.lease_path), "me": host},
+        }
+
+    @property
+    def lease_path(self) -> Path:
+        return self.directory / "lease"
+
+    def announcement(self) -> dict[str, Any]:
+        """Frames and offsets of the scenario's announcement, as the guest's ``start`` and ``take`` want them."""
+        announce, guest = self.scenario.announce, self.scenario.guest
+        return {
+            "frames": frames(announce.kinds, guest.mac, guest.address),
+            "offsets_ns": list(offsets_ns(announce.schedule)),
+        }
+
+    def guest_paths(self, host: str) -> tuple[Path, Path, Path]:
+        """Socket, events file and log of the next guest process on *host*."""
+        self._boots += 1
+        label = f"{self.scenario.guest.name}.{host}.{self._boots}"
+        return (
+            self.directory / f"{label}.sock",
+            self.directory / "events" / f"guest.{label}.jsonl",
+            self.directory / "logs" / f"guest.{label}.log",
+        )
+
+    def boot_guest(self) -> None:
+        """Start the guest on the plan's source. :raises BenchError: with the end of its log when it does not come up."""
+        self._notify(f"booting {self.scenario.guest.name} on {self.plan.source}")
+        host = self.plan.source
+        socket_path, events, log = self.guest_paths(host)
+        process = spawn(
+            guest_command(socket_path, events, log),
+            netns_pid=self.hypervisors[host].pid,
+            env=python_environment(),
+            log=log,
+            name=f"guest {self.scenario.guest.name} on {host}",
+        )
+        self._stack.callback(process.stop)
+        try:
+            control = GuestControl.connect(
+                socket_path, deadline=Deadline(CONNECT_NS), alive=lambda: process.alive, peer=process.name
+            )
+            self._stack.callback(control.close)
+            control.configure(self.guest_configuration(host), Deadline(BOOT_NS))
+            control.start(self.announcement(), Deadline(CONNECT_NS))
+        except BenchError as error:
+            if not process.alive:
+                raise HostError(f"{process.name} died: {process.last_lines()}") from error
+            raise
+        self.guest = RunningGuest(host, control, socket_path, process)
+
+    def follow_guest(self, host: str, socket_path: Path) -> None:
+        """After a migration: speak to the process that runs the guest now. :raises BenchError: when it is not there."""
+        if self.guest is not None:
+            self.guest.control.close()
+        control = GuestControl.connect(socket_path, deadline=Deadline(CONNECT_NS), peer=f"guest on {host}")
+        self._stack.callback(control.close)
+        self.guest = RunningGuest(host, control, socket_path)
+
+    # looking at it
+
+    @property
+    def datapath(self) -> str:
+        return self.ovs.datapath if self.ovs is not None else "none"
+
+    def switch_ports(self) -> dict[str, dict[str, str]]:
+        """Switch -> (port name -> the node at the other end)."""
+        ports: dict[str, dict[str, str]] = {}
+        for link in self.net.links:
+            for here, there in ((link.intf1, link.intf2), (link.intf2, link.intf1)):
+                if here.node in self.net.switches:
+                    ports.setdefault(here.node.name, {})[here.name] = there.node.name
+        return ports
+
+    def require_alive(self) -> None:
+        """:raises BenchError: when a part that everything depends on has died."""
+        if self.controller is not None:
+            self.controller.require_alive()
+        if self._factory is not None:
+            self._factory.require_alive()
+
+    def close(self) -> None:
+        """Take everything down. Idempotent."""
+        self._stack.close()
+
+
+def _link_params(params: dict[str, Any]) -> dict[str, Any]:
+    """What a Topo's addLink was told, less the node names and what the scenario's [links] decides."""
+    kept = {"port1", "port2", "intfName1", "intfName2", "addr1", "addr2", "params1", "params2"}
+    return {key: value for key, value in params.items() if key in kept}
+
+
+@contextlib.contextmanager
+def raised(
+    scenario: Scenario, plan: Plan, directory: Path, notify: Callable[[str], None] = lambda _text: None
+) -> Iterator[Testbed]:
+    """A testbed with network and guest, closed at the end whatever happens."""
+    testbed = Testbed(scenario, plan, directory, notify)
+    try:
+        testbed.raise_network()
+        testbed.boot_guest()
+        yield testbed
+    finally:
+        testbed.close()
