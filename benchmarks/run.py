@@ -1,9 +1,9 @@
 """Run every benchmark and print one table: ``make benchmark``, or ``python benchmarks/run.py [NAME ...]``.
 
-A benchmark is a file beside this one that prints JSON lines ``{"name", "value", "unit", "reference", "ratio", "goal"}``;
+A benchmark is a file beside this one that prints JSON lines with name, value, unit, reference, ratio and goal;
 ``ratio`` is value / reference measured in the same run, ``goal`` a text such as ``"ratio >= 0.9"`` or ``"value < 10"``.
-Everything is also written to ``benchmarks.json``. The exit code is 1 when a benchmark failed to run; a goal that was missed
-is shown and is no failure: these machines are noisy.
+Everything is also written to ``benchmarks.json``. The exit code is 1 when a benchmark failed to run; a goal that was
+missed is shown and is no failure: these machines are noisy.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ def run_benchmark(path: Path) -> tuple[list[dict[str, Any]], str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=HERE.parent)
     except subprocess.TimeoutExpired:
         return [], f"no end within {DEADLINE_S} s"
-    rows = []
-    for line in done.stdout.splitlines():
-        if line.startswith("{") and len(line) <= MAX_LINE_BYTES:
-            rows.append({"benchmark": path.stem, **json.loads(line)})
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{") and len(line) <= MAX_LINE_BYTES]
+    rows = [{"benchmark": path.stem, **json.loads(line)} for line in lines]
     problem = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
     return rows, problem
 
@@ -53,6 +51,7 @@ def _number(value: object) -> str:
 
 
 def main(wanted: list[str]) -> int:
+    """Run the *wanted* benchmarks, all when none is named; returns the exit code."""
     paths = [path for path in sorted(HERE.glob("*.py")) if path.stem != "run" and not path.stem.startswith("_")]
     if unknown := set(wanted) - {path.stem for path in paths}:
         print(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(p.stem for p in paths)}")
