@@ -1,0 +1,44 @@
+"""The little of HTTP/1.1 (RFC 9112) that a client flow needs: the head of a response, bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bench.errors import ProbeError
+
+MAX_HEAD_BYTES: Final = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status code, length of the body (None when not given), and how many bytes the head took."""
+
+    status: int
+    length: int | None
+    head_bytes: int
+
+
+def parse_head(data: bytes | bytearray) -> ResponseHead | None:
+    """The head at the start of *data*; None while it is incomplete.
+
+    :raises ProbeError: when it is not HTTP/1.x, too long, or uses a transfer coding (which these flows do not ask for).
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if len(data) > MAX_HEAD_BYTES:
+            raise ProbeError(f"the guest's HTTP response has no end of its head within {MAX_HEAD_BYTES} bytes")
+        return None
+    lines = bytes(data[:end]).decode("latin-1").split("\r\n")
+    words = lines[0].split(" ", 2)
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdecimal():
+        raise ProbeError(f"not an HTTP response: {lines[0][:80]!r}")
+    length: int | None = None
+    for line in lines[1:]:
+        name, _colon, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+        if name == "content-length" and value.isascii() and value.isdecimal():
+            length = int(value)
+        elif name == "transfer-encoding" and value.lower() != "identity":
+            raise ProbeError(f"the guest's HTTP response uses the transfer coding {value[:40]!r}")
+    return ResponseHead(int(words[1]), length, end + 4)

@@ -1,0 +1,101 @@
+"""What probes record, as numpy layouts: the vocabulary that probes write and analysis reads. Pure data, no behaviour.
+
+Request and progress records (:data:`RECORD`), one for each request of a request/response flow, or one for each observed
+progress of a one-way flow:
+
+=============  ====  ==============================================================================================
+field          type  meaning
+=============  ====  ==============================================================================================
+``seq``        u8    number of the request or progress within its flow, from 0, without gaps
+``sent_ns``    i8    CLOCK_MONOTONIC before the system call that sent it; of a progress record, its ``received_ns``
+``received_ns``  i8  CLOCK_MONOTONIC after the system call that received the first answer; 0 means never
+``bytes``      u4    size of the request, or bytes of this progress
+``status``     u4    ``STATUS_*`` flags; extra copies of an answer in the upper 16 bits
+=============  ====  ==============================================================================================
+
+Frame records (:data:`FRAME`), one for each frame that an interface saw; see :mod:`bench.probe.frames`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+StructuredArray = npt.NDArray[np.void]
+
+RECORD: Final = np.dtype(
+    [("seq", "<u8"), ("sent_ns", "<i8"), ("received_ns", "<i8"), ("bytes", "<u4"), ("status", "<u4")]
+)
+
+STATUS_CORRUPT: Final = 1
+"""An answer's content was not what it had to be; such an answer is no good answer."""
+STATUS_REORDERED: Final = 2
+"""The answer came after the answer of a later request."""
+STATUS_PROGRESS: Final = 4
+"""A one-way progress: nothing was asked, data (or its acknowledgement) arrived."""
+STATUS_UNSENT: Final = 8
+"""The system call that should have sent it failed (no route, no buffer): it never left the client."""
+DUPLICATES_SHIFT: Final = 16
+"""``status >> DUPLICATES_SHIFT`` is how many further copies of the answer came (saturating at 65535)."""
+
+REQUEST_KINDS: Final = ("udp-echo", "tcp-request")
+PROGRESS_KINDS: Final = ("tcp-download", "tcp-upload")
+
+FRAME: Final = np.dtype(
+    [
+        ("t_ns", "<i8"),  # CLOCK_MONOTONIC
+        ("interface", "<u2"),  # index into the table of interface names beside the records
+        ("direction", "u1"),
+        ("kind", "u1"),
+        ("protocol", "u1"),  # IP protocol; 0 when kind is not ip
+        ("flags", "u1"),  # TCP flags (RFC 9293): FIN 1, SYN 2, RST 4, PSH 8, ACK 16
+        ("is_announce", "?"),  # gratuitous ARP or RARP on behalf of the guest
+        ("dst_is_guest", "?"),  # IP destination, or an ARP's target, is the guest
+        ("src_ip", "<u4"),  # host order; of an ARP the sender's and target's protocol address
+        ("dst_ip", "<u4"),
+        ("src_port", "<u2"),
+        ("dst_port", "<u2"),
+        ("ip_id", "<u2"),
+        ("seq", "<u4"),
+        ("ack", "<u4"),
+        ("payload", "<u4"),  # bytes behind the TCP or UDP header (of a TSO super-frame all of them)
+        ("src_mac", "<u8"),  # the sender's link-layer address as an integer, 0 when unknown
+    ]
+)
+
+DIRECTION_IN: Final = 0
+DIRECTION_OUT: Final = 1
+
+KIND_OTHER: Final = 0
+KIND_IP: Final = 1
+KIND_ARP: Final = 2
+KIND_RARP: Final = 3
+
+PROTOCOL_TCP: Final = 6
+PROTOCOL_UDP: Final = 17
+
+
+def ip_to_int(address: str) -> int:
+    """``"10.0.1.1"`` to the integer that frame records hold. :raises ValueError: when it is no IPv4 address."""
+    parts = address.split(".")
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() and int(part) < 256 for part in parts):
+        raise ValueError(f"not an IPv4 address: {address!r}")
+    value = 0
+    for part in parts:
+        value = value << 8 | int(part)
+    return value
+
+
+def mac_to_int(address: str) -> int:
+    """``"52:54:00:00:00:01"`` to the integer that frame records hold. :raises ValueError: when it is no MAC address."""
+    parts = address.split(":")
+    if len(parts) != 6 or not all(len(part) == 2 for part in parts):
+        raise ValueError(f"not a MAC address: {address!r}")
+    return int("".join(parts), 16)
+
+
+def empty(dtype: np.dtype[Any] = RECORD) -> StructuredArray:
+    """No records, of the right layout."""
+    return np.zeros(0, dtype)
