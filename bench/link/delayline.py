@@ -18,7 +18,7 @@ Commands (grammar: :mod:`bench.host.channel`)::
     quit   {}                                 -> {}
 
 ``forward`` and ``backward`` are {delay_ns, jitter_ns, loss, limit_bytes}: see :class:`bench.link.holding.Held`.
-The event ``link_down {name, error}`` says that a tap was removed behind our back. The process ends when its channel
+The event ``link_down {link, error}`` says that a tap was removed behind our back. The process ends when its channel
 ends; its taps go with it, so a channel that reaches end of file tells the owner that the links are down.
 """
 
@@ -37,12 +37,15 @@ from typing import Any
 
 from bench.errors import HostError
 from bench.host.channel import Channel, ChannelClosed, Message
-from bench.link import kernel
+from bench.host.timer import TimerFd
+from bench.link import tap
 from bench.link.holding import Held
 from bench.timeline import Event
 
 BATCH_FRAMES = 64
 MAX_LINKS = 4096
+MAX_AHEAD_NS = 100_000
+"""At most so long before a frame is due does the process stop sleeping."""
 
 
 class Wire:
@@ -58,14 +61,14 @@ class Wire:
 
     def set(self, parameters: Mapping[str, Any]) -> None:
         self.held.set(parameters)
-        kernel.set_offload(self.source, segmentation=not self.held.per_packet)
+        tap.set_offload(self.source, segmentation=not self.held.per_packet)
 
     def read(self) -> None:
         """Take in what the tap has, at most a batch. :raises OSError: the tap is gone."""
         source, offer = self.source, self.held.offer
         for _ in range(BATCH_FRAMES):
             try:
-                frame = os.read(source, kernel.MAX_FRAME_BYTES)
+                frame = os.read(source, tap.MAX_FRAME_BYTES)
             except BlockingIOError:
                 return
             offer(frame, monotonic_ns())
@@ -76,11 +79,11 @@ class Wire:
         while (frame := held.take(now_ns)) is not None:
             try:
                 os.write(target, frame)
-            except OSError:  # the other end's interface is down (EIO) or full: as on a wire, the frame is lost
+            except OSError:  # noqa: PERF203  the other end's interface is down or full: as on a wire, it is lost
                 held.dropped_write += 1
             else:
                 held.frames += 1
-                held.bytes += len(frame) - kernel.VNET_HEADER_BYTES
+                held.bytes += len(frame) - tap.VNET_HEADER_BYTES
         return held.queue[0][0] if held.queue else 0
 
 
@@ -92,20 +95,22 @@ class DelayLine:
         self._links: dict[str, tuple[Wire, Wire]] = {}
         self._wires: dict[int, Wire] = {}
         self._busy: dict[int, Wire] = {}
-        self._timer = kernel.Timer()
+        self._timer = TimerFd()
         self._armed_ns = 0
+        self._wake_ns = 0  # how long after its time the timer wakes us, averaged
         self._epoll = select.epoll()
-        self._epoll.register(self._timer.fd, select.EPOLLIN)
+        self._epoll.register(self._timer.fileno(), select.EPOLLIN)
         self._epoll.register(channel.fileno(), select.EPOLLIN)
-        self._scheduling = kernel.be_punctual()
+        self._scheduling = tap.be_punctual()
         self._running = True
 
     def run(self) -> None:
         """Until the channel ends or ``quit``."""
-        timer_fd, channel_fd = self._timer.fd, self._channel.fileno()
+        timer_fd, channel_fd = self._timer.fileno(), self._channel.fileno()
         wires, busy = self._wires, self._busy
+        timeout = -1
         while self._running:
-            for fd, _ in self._epoll.poll():
+            for fd, _ in self._epoll.poll(timeout):
                 wire = wires.get(fd)
                 if wire is not None:
                     try:
@@ -116,14 +121,23 @@ class DelayLine:
                     if wire.held.queue:
                         busy[fd] = wire
                 elif fd == timer_fd:
-                    self._timer.clear()
-                    self._armed_ns = 0
+                    self._woken()
                 elif fd == channel_fd:
                     self._serve()
-            if busy:
-                self._deliver()
+            timeout = 0 if busy and self._deliver() else -1
 
-    def _deliver(self) -> None:
+    def _woken(self) -> None:
+        """The timer fired: learn how late wake-ups are on this machine at the moment (idle processors take longer)."""
+        self._timer.clear()
+        late_ns = min(max(monotonic_ns() - self._armed_ns, 0), MAX_AHEAD_NS)
+        self._wake_ns += (late_ns - self._wake_ns) // 16
+        self._armed_ns = 0
+
+    def _deliver(self) -> bool:
+        """Write what is due and arm the timer for the rest, ahead by most of what waking takes.
+
+        :returns: True when the next frame is due so soon that the caller should look again instead of sleeping.
+        """
         next_ns = 0
         now_ns = monotonic_ns()
         for fd, wire in list(self._busy.items()):
@@ -132,9 +146,15 @@ class DelayLine:
                 del self._busy[fd]
             elif not next_ns or due_ns < next_ns:
                 next_ns = due_ns
-        if next_ns and next_ns != self._armed_ns:
-            self._timer.arm(next_ns)
-            self._armed_ns = next_ns
+        if not next_ns:
+            return False
+        wake_ns = next_ns - self._wake_ns * 3 // 4
+        if wake_ns <= monotonic_ns():
+            return True
+        if wake_ns != self._armed_ns:
+            self._timer.arm(wake_ns)
+            self._armed_ns = wake_ns
+        return False
 
     def close(self) -> None:
         for name in list(self._links):
@@ -146,7 +166,7 @@ class DelayLine:
         """A tap was removed behind our back: the link is down, and the owner hears of it once."""
         self._forget(wire.source)
         reason = os.strerror(error.errno) if error.errno else str(error)
-        self._channel.send_event(Event.now("delay_line", "link_down", name=wire.link, error=reason))
+        self._channel.send_event(Event.now("delay_line", "link_down", link=wire.link, error=reason))
 
     def _forget(self, fd: int) -> None:
         self._busy.pop(fd, None)
@@ -201,8 +221,8 @@ class DelayLine:
         try:
             for end in (first, second):
                 try:
-                    fds.append(kernel.open_tap(end["interface"], end["pid"]))
-                except OSError as error:
+                    fds.append(tap.open_tap(end["interface"], end["pid"]))
+                except OSError as error:  # noqa: PERF203  two ends
                     reason = "the name is taken" if error.errno == errno.EBUSY else error.strerror or str(error)
                     raise ValueError(f"{name}: tap {end['interface']}: {reason}") from error
             forward = Wire(name, fds[0], fds[1], Held(2 * seed))
@@ -220,7 +240,7 @@ class DelayLine:
 
     def _set(self, args: Mapping[str, Any]) -> None:
         forward, backward = self._link(str(args["name"]))
-        for wire, parameters in ((forward, args["forward"]), (backward, args["backward"])):
+        for parameters in (args["forward"], args["backward"]):
             Held(0).set(parameters)  # both are checked before either changes
         forward.set(args["forward"])
         backward.set(args["backward"])

@@ -66,7 +66,7 @@ class Direction:
 def from_spec(spec: LinkSpec) -> tuple[Direction, Direction]:
     """(forward, backward): from the link's first node to its second, and back.
 
-    Backward is as forward but for the keys that ``reverse`` gives; a delay given there alone keeps the jitter within it.
+    Backward is as forward but for the keys that ``reverse`` gives; a delay given there alone bounds the jitter.
     """
     forward = Direction(spec.bandwidth, spec.delay, spec.jitter, spec.loss, spec.queue)
     reverse = spec.reverse
