@@ -1,0 +1,297 @@
+"""A vCPU: a process that maps guest memory and writes it as its workload says.
+
+``python -m bench.guest.vcpu --channel-fd N``. Lives until its channel reaches end of file. Commands (args -> value)::
+
+    init   {memory_bytes, workload: Parameters, registers: {…}|null, populate} + the memfd -> {pid, base}
+    load   {registers} -> {}            go on from there; only while paused
+    run    {} -> {}
+    pause  {} -> {registers}            no write happens after this reply until the next run
+    track  {enable, method} -> {pid, base}
+    stats  {} -> {index, running, writes, missed_writes}
+    check  {limit} -> {pages, wrong, first_wrong, position}   memory against the last write of each page
+    quit   {} -> {}
+
+Single-threaded: between two batches of writes (below 1 ms) it looks at its channel, so every command finds the sequence
+at a whole write. Writes that could not be done in time (this process got no CPU) are made up for as far as
+:data:`MAX_BEHIND_NS` back; older ones are counted as missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.clock import NS_PER_MS, NS_PER_S, now_ns
+from bench.errors import BenchError, GuestError
+from bench.guest.workload import Checked, Indices, Parameters, Words, Workload
+from bench.host.channel import Channel, ChannelClosed, Message
+from bench.memory.image import PAGE_BYTES, GuestMemory
+from bench.memory.uffd import WriteTracking, arm_write_tracking
+
+TICK_NS = NS_PER_MS
+MAX_BEHIND_NS = 100 * NS_PER_MS
+BATCH_WRITES = 256  # at once, before the channel is looked at: below 1 ms even when each is the first to its page
+_PREPARED_BYTES = 256 << 10
+TRACK_METHODS = ("pagemap-scan", "soft-dirty")
+
+
+class Writer:
+    """Does a workload's writes. Computes them some hundred ahead, so that a small step costs a few microseconds."""
+
+    def __init__(self, workload: Workload, memory: GuestMemory) -> None:
+        self.workload = workload
+        self.window = workload.window(memory.words)
+        self._chunk = max(64, min(1024, _PREPARED_BYTES // workload.parameters.write_bytes))
+        self._places: Indices = np.empty(0, dtype=np.int64)
+        self._bytes: Words = np.empty((0, workload.words_per_write), dtype=np.uint64)
+        self._used = 0
+
+    def step(self, count: int) -> None:
+        """Do the next *count* writes."""
+        while count:
+            if self._used == len(self._places):
+                writes = self.workload.sequence(self.workload.position, self._chunk)
+                self._places, self._bytes = writes.places, self.workload.bytes_of(writes.stamps)
+                self._used = 0
+            end = min(self._used + count, len(self._places))
+            self.window[self._places[self._used : end]] = self._bytes[self._used : end]
+            done = end - self._used
+            self.workload.position += done
+            self._used = end
+            count -= done
+
+
+class Pacer:
+    """How many writes are due at a time: *rate* of modified memory, each write counting one page.
+
+    :param rate_bytes_per_s: 0 is unlimited.
+    """
+
+    def __init__(self, rate_bytes_per_s: int) -> None:
+        self.rate = rate_bytes_per_s
+        self.missed = 0
+        self._start_ns = 0
+        self._done = 0
+
+    def restart(self, at_ns: int) -> None:
+        """Nothing is due yet at this time."""
+        self._start_ns = at_ns
+        self._done = 0
+
+    def due(self, at_ns: int) -> int:
+        """Writes due now, at most :data:`BATCH_WRITES`."""
+        if not self.rate:
+            return BATCH_WRITES
+        due = self._count(at_ns - self._start_ns) - self._done
+        excess = due - max(self._count(MAX_BEHIND_NS), BATCH_WRITES)
+        if excess > 0:
+            self.missed += excess
+            self._done += excess
+            due -= excess
+        return min(due, BATCH_WRITES)
+
+    def did(self, count: int) -> None:
+        self._done += count
+
+    def next_ns(self, at_ns: int) -> int:
+        """When to look again: now if writes are due, else when one is, but not before the next tick."""
+        if not self.rate or self._count(at_ns - self._start_ns) > self._done:
+            return at_ns
+        one_due = self._start_ns + -(-(self._done + 1) * PAGE_BYTES * NS_PER_S // self.rate)
+        return max(one_due, at_ns + TICK_NS)
+
+    def _count(self, duration_ns: int) -> int:
+        return duration_ns * self.rate // (PAGE_BYTES * NS_PER_S)
+
+
+class Vcpu:
+    """The vCPU behind one channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._memory: GuestMemory | None = None
+        self._writer: Writer | None = None
+        self._pacer = Pacer(0)
+        self._tracking: WriteTracking | None = None
+        self._running = False
+        self._check: tuple[int, Iterator[Checked]] | None = None
+        self._next_ns = 0
+
+    def serve(self) -> None:
+        """Until ``quit`` or end of file."""
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                if self._channel.pending() or select.select([self._channel], [], [], self._timeout_s())[0]:
+                    message = self._channel.receive()
+                    if not self._answer(message):
+                        return
+                elif self._check is not None:
+                    self._advance_check(*self._check)
+                elif self._running:
+                    self._tick()
+
+    def _timeout_s(self) -> float | None:
+        if self._check is not None:
+            return 0
+        if not self._running:
+            return None
+        return max(0, self._next_ns - now_ns()) / NS_PER_S
+
+    def _tick(self) -> None:
+        writer = self._ready()
+        due = self._pacer.due(now_ns())
+        writer.step(due)
+        self._pacer.did(due)
+        self._next_ns = self._pacer.next_ns(now_ns())
+
+    def _ready(self) -> Writer:
+        if self._writer is None:
+            raise GuestError("vCPU: a command before init")
+        return self._writer
+
+    def _answer(self, message: Message) -> bool:
+        """Carry out one command. :returns: False after ``quit``."""
+        name, command_id, args = message.get("command"), message.get("id"), message.get("args", {})
+        if not isinstance(command_id, int) or not isinstance(args, dict):
+            raise GuestError(f"vCPU: not a command: {str(message)[:120]}")
+        commands = {
+            "init": self._do_init,
+            "load": self._do_load,
+            "run": self._do_run,
+            "pause": self._do_pause,
+            "track": self._do_track,
+            "stats": self._do_stats,
+        }
+        fds = self._channel.take_fds(int(message.get("fds", 0)))
+        try:
+            if name == "init":
+                args = {**args, "fds": fds}
+                fds = []
+            if name == "check":
+                self._start_check(command_id, args)
+            elif name == "quit":
+                self._channel.send_reply(command_id)
+                return False
+            elif name in commands:
+                self._channel.send_reply(command_id, commands[name](args))
+            else:
+                raise GuestError(f"vCPU: unknown command {str(name)[:40]!r}")
+        except ChannelClosed:
+            raise
+        except (BenchError, KeyError, TypeError, ValueError) as error:
+            self._channel.send_error(command_id, error.message if isinstance(error, BenchError) else repr(error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    # commands
+
+    def _do_init(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        fds = args["fds"]
+        if self._memory is not None or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            raise GuestError("vCPU: init is allowed once, with one descriptor")
+        memory = GuestMemory.from_fd(fds[0], args["memory_bytes"])
+        try:
+            registers = args["registers"]
+            workload = Workload.restore(registers) if registers else Workload(Parameters.from_json(args["workload"]))
+            self._set_workload(workload, memory)
+            if args.get("populate", True):
+                memory.populate()
+        except BaseException:
+            memory.close()
+            raise
+        self._memory = memory
+        return {"pid": os.getpid(), "base": memory.base}
+
+    def _set_workload(self, workload: Workload, memory: GuestMemory) -> None:
+        parameters = workload.parameters
+        if parameters.first_page + parameters.pages > memory.page_count:
+            raise GuestError(f"vCPU {parameters.index}: its pages lie outside of the guest's memory")
+        self._writer = Writer(workload, memory)
+        self._pacer = Pacer(parameters.rate_bytes_per_s)
+
+    def _do_load(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        if self._memory is None or self._running or self._check is not None:
+            raise GuestError("vCPU: load is allowed after init, while paused and not checking")
+        self._set_workload(Workload.restore(args["registers"]), self._memory)
+        return {}
+
+    def _do_run(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        del args
+        writer = self._ready()
+        if not self._running:
+            self._running = writer.workload.writes  # an idle vCPU sleeps
+            self._next_ns = now_ns()
+            self._pacer.restart(self._next_ns)
+        return {}
+
+    def _do_pause(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        del args
+        writer = self._ready()
+        self._running = False
+        return {"registers": writer.workload.export()}
+
+    def _do_track(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        method = args["method"]
+        if method not in TRACK_METHODS:
+            raise GuestError(f"vCPU: tracking method {method!r}; known are {', '.join(TRACK_METHODS)}")
+        if self._memory is None:
+            raise GuestError("vCPU: a command before init")
+        if self._tracking is not None:
+            self._tracking.disarm()
+            self._tracking = None
+        if args["enable"] and method == "pagemap-scan":  # soft-dirty needs nothing here
+            self._tracking = arm_write_tracking(self._memory.base, self._memory.size_bytes)
+        return {"pid": os.getpid(), "base": self._memory.base}
+
+    def _do_stats(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        del args
+        workload = self._ready().workload
+        return {
+            "index": workload.parameters.index,
+            "running": self._running,
+            "writes": workload.position,
+            "missed_writes": self._pacer.missed,
+        }
+
+    def _start_check(self, command_id: int, args: Mapping[str, Any]) -> None:
+        """The workload stands still while a check runs, and other commands are answered between its steps."""
+        writer = self._ready()
+        if self._check is not None:
+            raise GuestError("vCPU: a check is running")
+        self._check = (command_id, writer.workload.check(writer.window, int(args["limit"])))
+
+    def _advance_check(self, command_id: int, check: Iterator[Checked]) -> None:
+        result = next(check)
+        if not result.finished:
+            return
+        self._check = None
+        if self._running:
+            self._pacer.restart(now_ns())  # the time of the check is not made up for
+        value = {"pages": result.pages, "wrong": result.wrong, "first_wrong": result.first_wrong}
+        self._channel.send_reply(command_id, {**value, "position": self._ready().workload.position})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The process: serves the inherited channel until it ends."""
+    parser = argparse.ArgumentParser(prog="bench.guest.vcpu")
+    parser.add_argument("--channel-fd", type=int, required=True)
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops when
+    Vcpu(Channel.from_fd(options.channel_fd, "guest")).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
