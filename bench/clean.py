@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +27,12 @@ class CleanReport:
     def ok(self) -> bool:
         return not self.broken
 
-    def lines(self) -> Sequence[str]:
-        """What to tell the user."""
+    def text(self) -> str:
+        """What to tell the user, one line for each run."""
         lines = [f"removed what run {run} left" for run in self.removed]
         lines += [f"run {run} is alive: left alone" for run in self.live]
         lines += [f"run {run}: {problem}" for run, problem in self.broken]
-        return lines or ["nothing to clean"]
+        return "\n".join(lines) or "nothing to clean"
 
 
 def clean(base: Path = RUNS) -> CleanReport:

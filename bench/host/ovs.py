@@ -1,17 +1,18 @@
 """Open vSwitch as private daemons of a run, and the Mininet switch that uses them. The system's daemons stay untouched.
 
 Database, sockets and pid files live in one directory of the run. ``ovs-vsctl``, ``ovs-ofctl`` and ``ovs-appctl`` find
-them through ``OVS_RUNDIR`` (ovs-appctl(8)), which :meth:`OpenVSwitch.start` puts into this process's environment for
-Mininet and the user's tools; :meth:`OpenVSwitch.stop` restores the environment.
+them through ``OVS_RUNDIR`` (ovs-appctl(8)), which :meth:`OpenVSwitch.environment` puts into this process's environment
+for Mininet's nodes, and takes out again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -124,22 +125,21 @@ class OpenVSwitch:
     """One private ``ovsdb-server`` and ``ovs-vswitchd``.
 
     :param directory: of the run, short (socket paths have 107 bytes); created if need be.
-    :param wanted: ``auto`` takes the kernel datapath where it works, else the userspace datapath.
+    :param datapath: ``auto`` takes the kernel datapath where it works, else the userspace datapath.
     :ivar datapath: ``"kernel"`` or ``"user"``, known after :meth:`start`.
     :ivar datapath_note: why the kernel datapath is not used; "" when it is.
     :ivar version: of ovs-vswitchd, known after :meth:`start`.
     :ivar env: what programs need to find the daemons.
     """
 
-    def __init__(self, directory: Path, wanted: Literal["auto", "kernel", "user"] = "auto") -> None:
+    def __init__(self, directory: Path, datapath: Literal["auto", "kernel", "user"] = "auto") -> None:
         self.directory = directory
         self.datapath: Datapath = "user"
         self.datapath_note = "the scenario asks for the userspace datapath"
         self.version = ""
         self.env = {name: str(directory) for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")}
-        self._wanted = wanted
+        self._wanted = datapath
         self._processes: list[Process] = []
-        self._former_env: dict[str, str | None] | None = None
 
     def __enter__(self) -> OpenVSwitch:
         try:
@@ -164,8 +164,6 @@ class OpenVSwitch:
         except CommandError as error:
             raise MachineError(f"Open vSwitch does not run: {error.message}", _REMEDY) from error
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._former_env = {name: os.environ.get(name) for name in self.env}
-        os.environ.update(self.env)
         self._choose_datapath()
         deadline = Deadline(_START_NS)
         run(["ovsdb-tool", "create", str(self.directory / "conf.db")], deadline=deadline)
@@ -173,7 +171,8 @@ class OpenVSwitch:
         self._daemon(["ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{database}"], deadline)
         # Read once when vswitchd starts. Without it the userspace datapath loses large TCP segments.
         settings = [f"other_config:userspace-tso-enable={str(self.datapath == 'user').lower()}"]
-        run(["ovs-vsctl", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings], deadline=deadline)
+        init = ["ovs-vsctl", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings]
+        run(init, deadline=deadline, env=self.env)
         only = ["--disable-system"] if self.datapath == "user" else []
         self._daemon(["ovs-vswitchd", f"unix:{database}", *only], deadline)
         return self
@@ -195,7 +194,7 @@ class OpenVSwitch:
     def _daemon(self, argv: Sequence[str], deadline: Deadline) -> None:
         """Start one daemon and wait until it answers on its control socket."""
         logging = ["--no-chdir", "--pidfile", "-vconsole:info", "-vsyslog:off", "-vfile:off"]
-        process = spawn([*argv, *logging], log=self.directory / f"{argv[0]}.log", name=argv[0])
+        process = spawn([*argv, *logging], env=self.env, log=self.directory / f"{argv[0]}.log", name=argv[0])
         self._processes.append(process)
 
         def answers() -> bool:
@@ -209,16 +208,23 @@ class OpenVSwitch:
         wait_until(answers, deadline, f"{argv[0]} answers", interval_ns=NS_PER_S // 1000)
 
     def stop(self) -> None:
-        """Stop the daemons and restore the environment. Idempotent and bounded."""
+        """Stop the daemons. Idempotent and bounded."""
         while self._processes:
             self._processes.pop().stop()
-        if self._former_env is not None:
-            for name, value in self._former_env.items():
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        """While the body runs, programs started by this process find the daemons (:attr:`env`)."""
+        former = {name: os.environ.get(name) for name in self.env}
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            for name, value in former.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
-            self._former_env = None
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -255,8 +261,13 @@ class OpenVSwitch:
             raise HostError(f"ovs-vsctl {' '.join(arguments)[:300]}: {done.stderr.strip()[:1000]}")
         return done.stdout
 
-    def switch_class(self) -> type:
-        """The Mininet switch class of these daemons: ``Mininet(topo, switch=ovs.switch_class())``."""
+    def switch_class(self, controller_port: int | None = None) -> type:
+        """The Mininet switch class of these daemons: ``Mininet(topo, switch=ovs.switch_class())``.
+
+        :param controller_port: of a controller at 127.0.0.1 that every switch connects to, besides those that Mininet
+            knows of. Without any controller a switch learns by itself.
+        """
         from bench.host.ovs_switch import BenchSwitch  # noqa: PLC0415  only here Mininet is needed
 
-        return type("BenchSwitch", (BenchSwitch,), {"ovs": self, "isSetup": True})
+        members = {"ovs": self, "controller_port": controller_port, "isSetup": True}
+        return type("BenchSwitch", (BenchSwitch,), members)

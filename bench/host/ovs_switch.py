@@ -31,6 +31,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     """
 
     ovs: OpenVSwitch
+    controller_port: int | None = None
     OVSVersion = "3.0"  # Mininet compares it with 1.10 only
 
     def __init__(self, name: str, **params: Any) -> None:
@@ -52,19 +53,22 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
             self.batchStartup([self])
 
     def _creation(self, controllers: Sequence[Any]) -> list[str]:
-        self._controllers = len(controllers)
-        self.failMode = self._asked_fail_mode or ("secure" if controllers else "standalone")
+        targets = {
+            controller.name: f"{controller.protocol}:{controller.IP()}:{controller.port}" for controller in controllers
+        }
+        if self.controller_port is not None:
+            targets["bench"] = f"tcp:127.0.0.1:{self.controller_port}"
+        self._controllers = len(targets)
+        self.failMode = self._asked_fail_mode or ("secure" if targets else "standalone")
         kind = "netdev" if self.datapath == "user" else "system"
         words = ["--", "--may-exist", "add-br", self.name, "--", "set", "Bridge", self.name]
         words += [f"datapath_type={kind}", f"fail_mode={self.failMode}", f"stp_enable={str(bool(self.stp)).lower()}"]
         words += [f"other_config:datapath-id={self.dpid}", f"other_config:dp-desc={self.name}"]
         words += [f"other_config:disable-in-band={str(not self.inband).lower()}", f"protocols={self.protocols}"]
         names = []
-        for controller in controllers:
-            reference = f"@{self.name}_{controller.name}"
-            target = f"{controller.protocol}:{controller.IP()}:{controller.port}"
-            names.append(reference)
-            words += ["--", f"--id={reference}", "create", "Controller", f'target="{target}"']
+        for name, target in targets.items():
+            names.append(f"@{self.name}_{name}")
+            words += ["--", f"--id={names[-1]}", "create", "Controller", f'target="{target}"']
             words += [f"max_backoff={max(self.reconnectms or 0, _MAX_BACKOFF_MS)}"]
         if names:
             words += ["--", "set", "Bridge", self.name, f"controller={','.join(names)}"]

@@ -59,6 +59,12 @@ class Terminated(KeyboardInterrupt):
         self.signum = signum
 
 
+def require_root() -> None:
+    """:raises MachineError: when this process is not root's."""
+    if os.geteuid() != 0:
+        raise MachineError("the bench makes network namespaces and switches: it must run as root", "use `sudo`")
+
+
 def run_in_sandbox(main: Callable[[], int], *, grace_ns: int = GRACE_NS) -> int:
     """Run *main* in a new sandbox and wait for it. Call it from the main thread.
 
@@ -72,8 +78,7 @@ def run_in_sandbox(main: Callable[[], int], *, grace_ns: int = GRACE_NS) -> int:
     :raises BenchError: the one that *main* raised, of the same class.
     :raises MachineError: no root, or this machine does not let us make the namespaces.
     """
-    if os.geteuid() != 0:
-        raise MachineError("the bench makes network namespaces and switches: it must run as root", "use `sudo`")
+    require_root()
     sys.stdout.flush()
     sys.stderr.flush()
     with os.fdopen(os.memfd_create("bench-report"), "r+b", buffering=0) as report:

@@ -117,7 +117,7 @@ def test_clean_removes_dead_runs_only(base: Path, tmp_path: Path) -> None:
         assert foreign.exists()
     assert not gone.exists()
     assert kept.exists()
-    assert clean(base).lines() == ["nothing to clean"]
+    assert clean(base).text() == "nothing to clean"
 
 
 def test_clean_without_any_run(base: Path) -> None:
