@@ -6,14 +6,12 @@ the data of the guest's key-value service moves with its memory and with nothing
 Layout, native byte order (a guest moves between machines of one architecture), all words 8 bytes, offsets from the
 start of the region, 0 = none::
 
-    header    4096 bytes  magic, sizes, counters, owner's words, heads of the lists of slabs with room
+    header    4096 bytes  magic, sizes, number of items, owner's words, the allocator's words
     buckets   8 bytes each: offset of the first item; a power of two of them, fixed, one for each 128 bytes of region
-    slabs     slab_bytes each: a header of 64 bytes, then chunks of one size
+    slabs     see bench/guest/slabs.py
 
-    slab      class + 1 (0: free) | chunks in use | chunks ever used | free chunk | previous | next slab with room
     item      next in bucket 8 | hash 4 | key length 4 | value length 4 | spare 4 | overflow 8 | key | value
     overflow  next overflow 8 | more of the value          (values that do not fit into one chunk)
-    free      next free chunk of the slab 8
 
 Every operation is O(1) in the number of items: a region full of the smallest items has 2 of them in each bucket.
 The hash is CRC-32: fast and the same in every process; it is no defence against keys chosen to collide.
@@ -26,7 +24,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from zlib import crc32
 
-from bench.errors import GuestError
+from bench.guest.slabs import Offsets, Slabs, StoreError, StoreFull
+
+__all__ = ["MAX_KEY_BYTES", "MIN_REGION_BYTES", "OWNER_WORDS", "Store", "StoreError", "StoreFull"]
 
 MIN_REGION_BYTES = 1 << 16
 MAX_KEY_BYTES = 8192
@@ -35,40 +35,14 @@ OWNER_WORDS = 8
 _MAGIC = b"MBSTORE1"
 _HEADER_BYTES = 4096
 _BYTES_PER_BUCKET = 128
-_SLAB_HEADER_BYTES = 64
 _SMALL_REGION_BYTES = 4 << 20
-_MIN_CHUNK_BYTES = 64
 _SCAN_BLOCK = 512
 
 _HEADER = struct.Struct("=8sQQQQQ")  # magic, region, buckets, data start, slab size, slabs
-_SLABS_BEGUN, _FREE_SLAB, _ITEMS, _USED_BYTES, _OWNER = 6, 7, 8, 9, 16  # word numbers
-_CLASS_HEADS = 32  # word number of the first head; at most 480 classes fit, there are fewer than 64
+_ITEMS, _OWNER = 6, 8  # word numbers; the allocator has its own behind them
 _ITEM = struct.Struct("=QIIIIQ")
 _ITEM_BYTES = _ITEM.size
 _LINK_BYTES = 8
-_CLASS, _IN_USE, _BEGUN, _FREE_CHUNK, _PREVIOUS, _NEXT = range(6)  # words of a slab's header
-
-
-class StoreError(GuestError):
-    """The bytes are no store, or a damaged one."""
-
-
-class StoreFull(StoreError):
-    """No room for the value; nothing was changed."""
-
-
-def _class_sizes(slab_bytes: int) -> list[int]:
-    """Chunk sizes: four for each doubling, then a third, a half and the whole of a slab, so that little is wasted."""
-    payload = slab_bytes - _SLAB_HEADER_BYTES
-    sizes = []
-    base = _MIN_CHUNK_BYTES
-    while base < payload // 4:
-        sizes += [size for size in range(base, 2 * base, base // 4) if size < payload // 3]
-        base *= 2
-    return sizes + [payload // share // 16 * 16 for share in (3, 2, 1)]
-
-
-_Offsets = set[int]  # inside the class `set` is the method
 
 
 class Store:
@@ -81,11 +55,11 @@ class Store:
         self._bytes = region
         self._words = region.cast("Q")
         header: tuple[bytes, int, int, int, int, int] = _HEADER.unpack_from(region, 0)
-        _magic, self.region_bytes, buckets, self._data, self._slab_bytes, self._slabs = header
+        _magic, self.region_bytes, buckets, data, slab_bytes, slabs = header
         self._bucket_word = _HEADER_BYTES // 8
         self._mask = buckets - 1
-        self._sizes = _class_sizes(self._slab_bytes)
-        self._capacities = [(self._slab_bytes - _SLAB_HEADER_BYTES) // size for size in self._sizes]
+        self._slab = Slabs(self._words, data, slab_bytes, slabs)
+        self._sizes = self._slab.sizes
 
     @classmethod
     def format(cls, region: memoryview) -> Store:
@@ -189,12 +163,12 @@ class Store:
     @property
     def used_bytes(self) -> int:
         """Bytes of the chunks in use."""
-        return self._words[_USED_BYTES]
+        return self._slab.used_bytes
 
     @property
     def capacity_bytes(self) -> int:
         """Bytes of all slabs."""
-        return self._slabs * self._slab_bytes
+        return self._slab.capacity_bytes
 
     def owner_word(self, number: int) -> int:
         """One of :data:`OWNER_WORDS` counters in the header for the store's owner, 0 at first and after clear()."""
@@ -206,7 +180,9 @@ class Store:
     # changing it
 
     def set(self, key: bytes, value: bytes) -> None:
-        """:raises StoreFull: when there is no room; the old value, if any, is still there then.
+        """Store *value*. Replacing a value by one that is no longer never fails for want of room.
+
+        :raises StoreFull: when there is no room; the old value, if any, is still there then.
         :raises ValueError: when *key* is longer than :data:`MAX_KEY_BYTES`.
         """
         if len(key) > MAX_KEY_BYTES:
@@ -215,15 +191,23 @@ class Store:
         total = _ITEM_BYTES + len(key) + len(value)
         region, words = self._bytes, self._words
         if item:
-            following, digest, _key_bytes, _value_bytes, _spare, overflow = _ITEM.unpack_from(region, item)
-            if not overflow and total <= self._sizes[-1]:
-                chunk_class = words[self._slab_of(item) >> 3] - 1
-                if bisect_left(self._sizes, total) == chunk_class:
-                    _ITEM.pack_into(region, item, following, digest, len(key), len(value), 0, 0)
-                    start = item + _ITEM_BYTES + len(key)
-                    region[start : start + len(value)] = value
+            following, digest, _key_bytes, old_bytes, _spare, overflow = _ITEM.unpack_from(region, item)
+            if not overflow and self._slab.class_of(item) == bisect_left(self._sizes, total):
+                self._overwrite(item, len(key), value)
+                return
+            try:
+                fresh = self._make(key, value, digest, following)
+            except StoreFull:
+                if len(value) > old_bytes:
+                    raise
+                if not overflow:  # it stays in a chunk larger than it needs
+                    self._overwrite(item, len(key), value)
                     return
-            fresh = self._make(key, value, digest, following)
+                words[link] = following
+                self._release(item)
+                fresh = self._make(key, value, digest, following)  # has room: what was released is no smaller
+                words[link] = fresh
+                return
             words[link] = fresh
             self._release(item)
             return
@@ -265,18 +249,25 @@ class Store:
             item = following
         return 0, link
 
+    def _overwrite(self, item: int, key_bytes: int, value: bytes) -> None:
+        """Another value into the same chunk, which is large enough."""
+        following, digest, _key_bytes, _value_bytes, _spare, _overflow = _ITEM.unpack_from(self._bytes, item)
+        _ITEM.pack_into(self._bytes, item, following, digest, key_bytes, len(value), 0, 0)
+        start = item + _ITEM_BYTES + key_bytes
+        self._bytes[start : start + len(value)] = value
+
     def _make(self, key: bytes, value: bytes, digest: int, following: int) -> int:
         """A new item, linked by nobody yet. :raises StoreFull: after giving back what it had taken."""
         total = _ITEM_BYTES + len(key) + len(value)
         largest = self._sizes[-1]
         head_bytes = len(value) if total <= largest else largest - _ITEM_BYTES - len(key)
-        item = self._allocate(bisect_left(self._sizes, min(total, largest)))
+        item = self._slab.allocate(bisect_left(self._sizes, min(total, largest)))
         overflow = 0
         if head_bytes < len(value):
             try:
                 overflow = self._spill(memoryview(value)[head_bytes:])
             except StoreFull:
-                self._free(item)
+                self._slab.free(item)
                 raise
         _ITEM.pack_into(self._bytes, item, following, digest, len(key), len(value), 0, overflow)
         start = item + _ITEM_BYTES
@@ -292,7 +283,7 @@ class Store:
         for start in range((len(rest) - 1) // piece * piece, -1, -piece):
             part = rest[start : start + piece]
             try:
-                chunk = self._allocate(bisect_left(self._sizes, _LINK_BYTES + len(part)))
+                chunk = self._slab.allocate(bisect_left(self._sizes, _LINK_BYTES + len(part)))
             except StoreFull:
                 self._free_chain(following)
                 raise
@@ -314,176 +305,47 @@ class Store:
 
     def _release(self, item: int) -> None:
         overflow: int = _ITEM.unpack_from(self._bytes, item)[5]
-        self._free(item)
+        self._slab.free(item)
         self._free_chain(overflow)
 
     def _free_chain(self, overflow: int) -> None:
         while overflow:
             following = self._words[overflow >> 3]
-            self._free(overflow)
+            self._slab.free(overflow)
             overflow = following
-
-    # chunks and slabs
-
-    def _slab_of(self, offset: int) -> int:
-        return self._data + (offset - self._data) // self._slab_bytes * self._slab_bytes
-
-    def _allocate(self, chunk_class: int) -> int:
-        words = self._words
-        slab = words[_CLASS_HEADS + chunk_class] or self._begin_slab(chunk_class)
-        head = slab >> 3
-        chunk = words[head + _FREE_CHUNK]
-        if chunk:
-            words[head + _FREE_CHUNK] = words[chunk >> 3]
-        else:
-            begun = words[head + _BEGUN]
-            chunk = slab + _SLAB_HEADER_BYTES + begun * self._sizes[chunk_class]
-            words[head + _BEGUN] = begun + 1
-        in_use = words[head + _IN_USE] + 1
-        words[head + _IN_USE] = in_use
-        if in_use == self._capacities[chunk_class]:
-            self._unlink_slab(slab, chunk_class)
-        words[_USED_BYTES] += self._sizes[chunk_class]
-        return chunk
-
-    def _free(self, chunk: int) -> None:
-        words = self._words
-        slab = self._slab_of(chunk)
-        head = slab >> 3
-        chunk_class = words[head + _CLASS] - 1
-        words[chunk >> 3] = words[head + _FREE_CHUNK]
-        words[head + _FREE_CHUNK] = chunk
-        in_use = words[head + _IN_USE]
-        words[head + _IN_USE] = in_use - 1
-        if in_use == self._capacities[chunk_class]:
-            self._link_slab(slab, chunk_class)
-        if in_use == 1:
-            self._unlink_slab(slab, chunk_class)
-            words[head + _CLASS] = 0
-            words[head + _NEXT] = words[_FREE_SLAB]
-            words[_FREE_SLAB] = slab
-        words[_USED_BYTES] -= self._sizes[chunk_class]
-
-    def _begin_slab(self, chunk_class: int) -> int:
-        words = self._words
-        slab = words[_FREE_SLAB]
-        if slab:
-            words[_FREE_SLAB] = words[(slab >> 3) + _NEXT]
-        else:
-            begun = words[_SLABS_BEGUN]
-            if begun == self._slabs:
-                raise StoreFull(f"the store of {self.region_bytes} bytes is full")
-            words[_SLABS_BEGUN] = begun + 1
-            slab = self._data + begun * self._slab_bytes
-        head = slab >> 3
-        words[head + _CLASS] = chunk_class + 1
-        words[head + _IN_USE] = 0
-        words[head + _BEGUN] = 0
-        words[head + _FREE_CHUNK] = 0
-        self._link_slab(slab, chunk_class)
-        return slab
-
-    def _link_slab(self, slab: int, chunk_class: int) -> None:
-        words = self._words
-        following = words[_CLASS_HEADS + chunk_class]
-        words[(slab >> 3) + _PREVIOUS] = 0
-        words[(slab >> 3) + _NEXT] = following
-        if following:
-            words[(following >> 3) + _PREVIOUS] = slab
-        words[_CLASS_HEADS + chunk_class] = slab
-
-    def _unlink_slab(self, slab: int, chunk_class: int) -> None:
-        words = self._words
-        previous = words[(slab >> 3) + _PREVIOUS]
-        following = words[(slab >> 3) + _NEXT]
-        if previous:
-            words[(previous >> 3) + _NEXT] = following
-        else:
-            words[_CLASS_HEADS + chunk_class] = following
-        if following:
-            words[(following >> 3) + _PREVIOUS] = previous
 
     # proof
 
     def check(self) -> None:
         """Walk everything and compare it with the counters. O(size).
 
-        Proved: every item lies in the bucket of its hash; every chunk is either held by exactly one item or in its
-        slab's free list or never used; the lists of slabs hold exactly the slabs with room, and the free ones.
+        Proved: every item lies in the bucket of its hash and has all of its value; every chunk is either held by
+        exactly one item or free (:meth:`bench.guest.slabs.Slabs.check`).
 
         :raises StoreError: naming the first thing that is wrong.
         """
-        begun = self._words[_SLABS_BEGUN]
-        if begun > self._slabs:
-            raise StoreError(f"{begun} slabs begun of {self._slabs}")
-        held = self._check_items()
-        free_slabs = _Offsets(self._walk(self._words[_FREE_SLAB], self._slabs, _NEXT, "free slabs"))
-        used_bytes = 0
-        roomy: dict[int, _Offsets] = {}
-        for number in range(begun):
-            slab = self._data + number * self._slab_bytes
-            head = slab >> 3
-            chunk_class = self._words[head + _CLASS] - 1
-            if (chunk_class < 0) != (slab in free_slabs):
-                raise StoreError(f"slab {number}: free and listed otherwise")
-            if chunk_class < 0:
-                continue
-            if chunk_class >= len(self._sizes):
-                raise StoreError(f"slab {number}: class {chunk_class}")
-            size, capacity = self._sizes[chunk_class], self._capacities[chunk_class]
-            in_use, ever = self._words[head + _IN_USE], self._words[head + _BEGUN]
-            free = _Offsets(self._walk(self._words[head + _FREE_CHUNK], capacity, 0, f"free chunks of slab {number}"))
-            chunks = {slab + _SLAB_HEADER_BYTES + index * size for index in range(min(ever, capacity))}
-            inside = held & chunks
-            if ever > capacity or not 0 < in_use == len(inside) or inside & free or inside | free != chunks:
-                raise StoreError(
-                    f"slab {number}: {in_use} chunks in use, {len(inside)} held, {len(free)} free of {ever}"
-                )
-            held -= chunks
-            used_bytes += in_use * size
-            if in_use < capacity:
-                roomy.setdefault(chunk_class, _Offsets()).add(slab)
-        if held:
-            raise StoreError(f"{len(held)} chunks held outside of the slabs")
-        if used_bytes != self.used_bytes:
-            raise StoreError(f"{used_bytes} bytes in use, counted {self.used_bytes}")
-        for chunk_class in range(len(self._sizes)):
-            listed = _Offsets(
-                self._walk(self._words[_CLASS_HEADS + chunk_class], self._slabs, _NEXT, "slabs with room")
-            )
-            if listed != roomy.get(chunk_class, _Offsets()):
-                raise StoreError(f"class {chunk_class}: {len(listed)} slabs listed as having room")
+        self._slab.check(self._check_items())
 
-    def _walk(self, offset: int, limit: int, word: int, what: str) -> Iterator[int]:
-        """Follow a list whose links are in *word* of each element."""
-        count = 0
-        while offset:
-            count += 1
-            if count > limit or offset % 8 or not self._data <= offset < self.region_bytes:
-                raise StoreError(f"{what}: broken at offset {offset}")
-            yield offset
-            offset = self._words[(offset >> 3) + word]
-
-    def _check_items(self) -> _Offsets:
+    def _check_items(self) -> Offsets:
         """All chunks that items hold."""
-        held = _Offsets()
+        held = Offsets()
         items = 0
-        limit = self.capacity_bytes // _MIN_CHUNK_BYTES
+        limit = self.capacity_bytes // self._sizes[0]
         for bucket in range(self._mask + 1):
-            for item in self._walk(self._words[self._bucket_word + bucket], limit, 0, f"bucket {bucket}"):
+            for item in self._slab.walk(self._words[self._bucket_word + bucket], limit, 0, f"bucket {bucket}"):
                 items += 1
                 _following, digest, key_bytes, value_bytes, _spare, overflow = _ITEM.unpack_from(self._bytes, item)
                 key = bytes(self._bytes[item + _ITEM_BYTES : item + _ITEM_BYTES + min(key_bytes, MAX_KEY_BYTES)])
                 if key_bytes > MAX_KEY_BYTES or crc32(key) != digest or digest & self._mask != bucket:
                     raise StoreError(f"bucket {bucket}: the item at {item} does not belong there")
-                chunks = [item, *self._walk(overflow, limit, 0, f"value of {key[:40]!r}")]
+                chunks = [item, *self._slab.walk(overflow, limit, 0, f"value of {key[:40]!r}")]
                 room = self._sizes[-1] - _ITEM_BYTES - key_bytes
                 rest = max(0, value_bytes - room)
                 if len(chunks) - 1 != -(-rest // (self._sizes[-1] - _LINK_BYTES)):
                     raise StoreError(f"value of {key[:40]!r}: {value_bytes} bytes in {len(chunks)} chunks")
-                if not held.isdisjoint(chunks) or len(_Offsets(chunks)) != len(chunks):
+                if not held.isdisjoint(chunks) or len(Offsets(chunks)) != len(chunks):
                     raise StoreError(f"value of {key[:40]!r}: a chunk is held twice")
                 held.update(chunks)
-        if items != len(self):
-            raise StoreError(f"{items} items found, {len(self)} counted")
+        if items != self._words[_ITEMS]:
+            raise StoreError(f"{items} items found, {self._words[_ITEMS]} counted")
         return held

@@ -49,6 +49,7 @@ def test_it_is_a_dict_whose_bytes_may_be_copied_after_every_operation(operations
                 model[key] = value
             except StoreFull:
                 assert sum(map(len, model.values())) + len(value) > 20_000, "full far too early"
+                assert len(value) > len(model.get(key, b"")), "a value no longer than the old one always has room"
         elif name == "delete":
             assert store.delete(key) == (model.pop(key, None) is not None)
         else:
