@@ -61,11 +61,7 @@ class ControllerProcess:
         self._failed = ""
 
     def __enter__(self) -> ControllerProcess:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
+        self.start()
         return self
 
     def __exit__(
@@ -84,7 +80,7 @@ class ControllerProcess:
         return self._process
 
     def start(self, deadline: Deadline | None = None) -> None:
-        """Start it and return once it listens.
+        """Start it and return once it listens; when that fails, nothing is left running.
 
         :raises ControllerError: it ended (port in use, framework missing, app broken) or did not listen in time.
         """
@@ -100,7 +96,11 @@ class ControllerProcess:
         self._process, self._channel = spawn_child(
             "controllers.launch", peer=SOURCE, extra_args=arguments, env=environment, log=self.log
         )
-        self._read_until(lambda event: event.name == "listening", deadline, f"listening on port {self.port}")
+        try:
+            self._read_until(lambda event: event.name == "listening", deadline, f"listening on port {self.port}")
+        except BaseException:
+            self.stop()
+            raise
 
     def wait_connected(self, switches: int, deadline: Deadline) -> None:
         """Return once *switches* switches are connected; with ``app="learning"``: and their flows are in place.
