@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import WireError
+from bench.memory.bitmap import Pages, runs
 
 PAGE_BYTES: Final = 4096
 VERSION: Final = 1
@@ -160,9 +161,10 @@ def encode_pages(indices: Indices) -> bytes:
     return _encode(Kind.PAGES, len(indices), 0, indices.astype("<u4", copy=False).tobytes())
 
 
-def encode_zero(runs: Indices) -> bytes:
-    """ZERO: *runs* of shape (n, 2), first page and length, rising and apart, n up to :data:`MAX_ZERO_RUNS`."""
-    return _encode(Kind.ZERO, len(runs), int(runs[:, 1].sum(dtype=np.uint64)), runs.astype("<u4", copy=False).tobytes())
+def encode_zero(zero_runs: Indices) -> bytes:
+    """ZERO: *zero_runs* of shape (n, 2), first page and length, rising and apart, n up to :data:`MAX_ZERO_RUNS`."""
+    pages = int(zero_runs[:, 1].sum(dtype=np.uint64))
+    return _encode(Kind.ZERO, len(zero_runs), pages, zero_runs.astype("<u4", copy=False).tobytes())
 
 
 def encode_round_end(round_number: int, pages: int) -> bytes:
@@ -182,14 +184,9 @@ def encode_device(length_bytes: int) -> bytes:
     return _encode(Kind.DEVICE, 0, length_bytes)
 
 
-def runs_of(indices: npt.NDArray[np.integer[Any]]) -> Indices:
+def runs_of(pages: Pages) -> Indices:
     """Rising page numbers to maximal runs of neighbours: shape (n, 2), first page and length."""
-    if not len(indices):
-        return _NO_INDICES.reshape(0, 2)
-    edges = np.flatnonzero(np.diff(indices) != 1)
-    starts = np.concatenate(([0], edges + 1))
-    ends = np.concatenate((edges + 1, [len(indices)]))
-    return np.stack((indices[starts], ends - starts), axis=1).astype(np.uint32)
+    return np.stack(runs(pages), axis=1).astype(np.uint32)
 
 
 # decoding
@@ -273,14 +270,14 @@ class Decoder:
         return indices
 
     def _decode_runs(self, meta: bytes, pages: int) -> Indices:
-        runs = np.frombuffer(meta, dtype="<u4").reshape(-1, 2)
-        first = runs[:, 0].astype(np.uint64)
-        length = runs[:, 1].astype(np.uint64)
+        zero_runs = np.frombuffer(meta, dtype="<u4").reshape(-1, 2)
+        first = zero_runs[:, 0].astype(np.uint64)
+        length = zero_runs[:, 1].astype(np.uint64)
         end = first + length
         good = bool((length > 0).all()) and bool((first[1:] >= end[:-1]).all()) and int(end[-1]) <= self.memory_pages
         if not good or int(length.sum()) != pages:
             raise WireError("ZERO frame whose runs overlap, are empty or lie beyond the guest's memory")
-        return runs.astype(np.uint32, copy=False)
+        return zero_runs.astype(np.uint32, copy=False)
 
 
 def _decode_json(kind: Kind, meta: bytes) -> Mapping[str, Any]:

@@ -41,7 +41,7 @@ json_values = st.recursive(
     max_leaves=6,
 )
 page_sets = st.sets(st.integers(0, MEMORY_PAGES - 1), min_size=1, max_size=60).map(
-    lambda pages: np.array(sorted(pages), dtype=np.uint32)
+    lambda pages: np.array(sorted(pages), dtype=np.int64)
 )
 
 
@@ -59,7 +59,9 @@ def encoded(draw):
         return wire.encode_run(first, pages) + bytes(pages * 4096), Frame(kind, pages, first)
     if kind is Kind.PAGES:
         indices = draw(page_sets)
-        return wire.encode_pages(indices) + bytes(len(indices) * 4096), Frame(kind, len(indices), 0, indices)
+        return wire.encode_pages(indices.astype(np.uint32)) + bytes(len(indices) * 4096), Frame(
+            kind, len(indices), 0, indices.astype(np.uint32)
+        )
     if kind is Kind.ZERO:
         indices = draw(page_sets)
         runs = wire.runs_of(indices)

@@ -1,0 +1,257 @@
+"""Both engines from the runner's side: start a migration, cancel it, wait for its end.
+
+Events (``bench.timeline``) that the engines send, beside ``round_progress``, which goes up the channel only:
+
+- ``engine.source``: setup_begin, connected, setup_end, round_begin {round}, round_end {round, pages, zero_pages,
+  bytes_sent, dirty_pages_after, start_ns, end_ns, paused}, switchover_decided {reason}, pause_begin, paused,
+  final_pages_sent, device_state_sent {bytes}, storage_begin, storage_end, handover_sent, handover_confirmed,
+  source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
+  identical, bytes_sent, connections}.
+- ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
+  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, finished {outcome, reason}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.clock import NS_PER_S, Deadline
+from bench.errors import BenchError, DeadlineError, GuestError, HostError, MigrationError
+from bench.host.channel import Channel, ChannelClosed, Message
+from bench.host.commands import Process, describe_status, spawn_child
+from bench.host.lease import Lease
+from bench.timeline import Event
+
+START_NS: Final = 20 * NS_PER_S
+WAIT_NS: Final = 3600 * NS_PER_S
+SETTLE_NS: Final = 5 * NS_PER_S  # for the other engine to end after the first did
+STOP_NS: Final = 2 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One migration, as the runner orders it.
+
+    :param source_pid, destination_pid: a process in each hypervisor's network namespace; None for this one's own.
+    :param source_host, destination_host: the hypervisors' names, which are the lease's owners.
+    :param guest: the guest's ``configure`` dict as it runs at the source.
+    :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
+    :param address, port: where the destination engine listens; port 0 for a free one.
+    :param migration: downtime_limit_ns, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
+        and, if wanted, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
+        the guest is paused).
+    :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
+    :param tag: part of the engines' file names, unique within the run.
+    """
+
+    source_pid: int | None
+    destination_pid: int | None
+    source_host: str
+    destination_host: str
+    guest: Mapping[str, Any]
+    guest_socket: Path
+    new_guest_socket: Path
+    new_guest_events: Path
+    new_guest_log: Path
+    bridge: str
+    lease_path: Path
+    address: str
+    port: int
+    migration: Mapping[str, Any]
+    announce: Mapping[str, Any]
+    events_directory: Path
+    log_directory: Path
+    tag: str = "1"
+
+
+class _Side:
+    """One engine process and the runner's end of its channel."""
+
+    def __init__(self, name: str, plan: Plan, netns_pid: int | None) -> None:
+        log = plan.log_directory / f"engine.{name}-{plan.tag}.log"
+        events = plan.events_directory / f"engine.{name}-{plan.tag}.jsonl"
+        self.name = name
+        self.finished: Mapping[str, Any] | None = None
+        self.open = True
+        self.process: Process
+        self.channel: Channel
+        self.process, self.channel = spawn_child(
+            f"bench.migration.{name}",
+            peer=f"{name} engine",
+            extra_args=["--events", str(events), "--log", str(log)],
+            netns_pid=netns_pid,
+            log=log,
+        )
+
+    @property
+    def done(self) -> bool:
+        """It has told its end, or died without."""
+        return self.finished is not None or not self.open
+
+    def stop(self) -> None:
+        self.open = False
+        self.channel.close()  # its end of file ends the engine; the signal is for one that hangs
+        with contextlib.suppress(BenchError):
+            self.process.wait(Deadline(STOP_NS))
+        self.process.stop(Deadline(STOP_NS))
+
+
+class Migration:
+    """One migration from start to outcome. Use as a context, or call :meth:`stop`; both are idempotent."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._sides: dict[str, _Side] = {}
+        self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
+
+    def __enter__(self) -> Migration:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self, deadline: Deadline | None = None) -> None:
+        """Start both engines and the migration; returns at once, before the first page.
+
+        :raises BenchError: when an engine does not start or refuses its orders; both are stopped then.
+        """
+        plan = self.plan
+        deadline = deadline or Deadline(START_NS)
+        try:
+            destination = self._sides["destination"] = _Side("destination", plan, plan.destination_pid)
+            source = self._sides["source"] = _Side("source", plan, plan.source_pid)
+            timeout = {key: plan.migration[key] for key in ("link_timeout_ns",) if key in plan.migration}
+            listening = destination.channel.call(
+                "listen",
+                {
+                    "address": plan.address,
+                    "port": plan.port,
+                    "host": plan.destination_host,
+                    "guest_socket": str(plan.new_guest_socket),
+                    "guest_events": str(plan.new_guest_events),
+                    "guest_log": str(plan.new_guest_log),
+                    "bridge": plan.bridge,
+                    "lease_path": str(plan.lease_path),
+                    **timeout,
+                },
+                deadline=deadline,
+                on_event=self._events.append,
+            )
+            source.channel.call(
+                "migrate",
+                {
+                    "guest_socket": str(plan.guest_socket),
+                    "guest": dict(plan.guest),
+                    "address": plan.address,
+                    "port": listening["port"],
+                    "migration": dict(plan.migration),
+                    "announce": dict(plan.announce),
+                },
+                deadline=deadline,
+                on_event=self._events.append,
+            )
+        except (GuestError, HostError) as error:
+            self.stop()
+            raise MigrationError(f"the migration could not be started: {error.message}", error.remedy) from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def cancel(self, deadline: Deadline | None = None) -> bool:
+        """Ask for a cancel. :returns: whether it was accepted; False when it is too late or the engine is gone."""
+        source = self._sides.get("source")
+        if source is None or not source.open or source.finished is not None:
+            return False
+        try:
+            reply = source.channel.call("cancel", deadline=deadline or Deadline(START_NS), on_event=self._events.append)
+        except BenchError:
+            return False
+        return reply.get("accepted") is True
+
+    def wait(self, on_event: Callable[[Event], None] | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
+        """Wait until both engines have ended their part.
+
+        :param on_event: called with every event, progress included, as it comes; it may call :meth:`cancel`.
+        :returns: the ``finished`` dict of the source; when that engine died, one made up here: ``outcome`` by who holds
+            the lease, ``reason`` naming what died.
+        :raises DeadlineError: when they are not done in time.
+        """
+        deadline = deadline or Deadline(WAIT_NS)
+        source, destination = self._sides["source"], self._sides["destination"]
+        settle: Deadline | None = None
+        while True:
+            self._read()
+            while self._events:
+                event = self._events.pop(0)
+                self._note(event)
+                if on_event is not None:
+                    on_event(event)
+                self._read()
+            if source.done and destination.done:
+                break
+            if source.done and settle is None:
+                settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
+            if settle is not None and settle.expired:
+                break
+            if deadline.expired:
+                raise DeadlineError(f"the migration has not ended within {deadline.duration_ns / NS_PER_S:g} s")
+            limit = deadline if settle is None else min((deadline, settle), key=lambda item: item.at_ns)
+            waited_for = [side.channel for side in (source, destination) if not side.done]
+            if waited_for and not self._events:
+                select.select(waited_for, [], [], limit.remaining_s)
+        return self._outcome(source, destination)
+
+    def stop(self) -> None:
+        """End both engines. The guests are not theirs: whoever runs one goes on."""
+        for side in self._sides.values():
+            side.stop()
+
+    # events
+
+    def _note(self, event: Event) -> None:
+        if event.name == "finished":
+            for side in self._sides.values():
+                if event.source == f"engine.{side.name}":
+                    side.finished = event.data
+
+    def _read(self) -> None:
+        """Move what has arrived on the channels to the events, without waiting."""
+        for side in self._sides.values():
+            if not side.open:
+                continue
+            try:
+                while side.channel.pending():  # left over from a command's reply
+                    self._keep(side.channel.receive())
+                if select.select([side.channel], [], [], 0)[0]:
+                    for message in side.channel.receive_ready():
+                        self._keep(message)
+            except ChannelClosed:
+                side.open = False
+
+    def _keep(self, message: Message) -> None:
+        if "event" in message:
+            self._events.append(Event.from_json(message["event"]))
+
+    def _outcome(self, source: _Side, destination: _Side) -> dict[str, Any]:
+        if source.finished is not None:
+            return dict(source.finished)
+        status = source.process.wait(Deadline(STOP_NS))
+        died = f"the source engine died ({describe_status(status)})"
+        owner = Lease(self.plan.lease_path).read().owner
+        completed = owner == self.plan.destination_host
+        if destination.finished is not None and destination.finished.get("reason"):
+            died += f"; destination: {destination.finished['reason']}"
+        return {
+            "outcome": "completed" if completed else "failed",
+            "reason": f"{died}; the lease says that {owner or 'nobody'} runs the guest",
+            "digest_source": None,
+            "digest_destination": None,
+            "identical": None,
+            "bytes_sent": 0,
+            "connections": 0,
+        }

@@ -1,0 +1,538 @@
+"""The source engine: ``python -m bench.migration.source --channel-fd N --events FILE --log FILE``.
+
+Commands: ``migrate`` (once) and ``cancel``; see :class:`Order` for the arguments. The events it sends, and what
+``finished`` says, are listed in :mod:`bench.migration.driver`.
+
+Who runs the guest, step by step: until the pause the source's guest does. From the pause on nobody does, and the lease
+still names the source. The destination's ``take`` moves the lease: **that is the ownership point.** Whatever fails
+before it, here or there, ends in ``resume`` at the source, which first claims the lease itself, so that a ``take`` that
+comes late fails. When that claim fails, the destination was faster: the migration is complete although its confirmation
+was lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
+from bench.errors import BenchError, MigrationError
+from bench.guest.client import GuestControl, Paused
+from bench.host.channel import Channel, ChannelClosed, Message
+from bench.memory.bitmap import DirtyBitmap
+from bench.memory.hashes import PageHashes
+from bench.memory.image import GuestMemory
+from bench.memory.tracker import DirtyTracker, open_tracker, probe
+from bench.migration import policy, storage, wire
+from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of, want
+from bench.migration.modes import load_mode
+from bench.migration.pages import PageSender, Sent
+from bench.migration.policy import Limits, Progress, Step
+from bench.migration.states import State, StateMachine
+from bench.migration.transport import LINK_TIMEOUT_NS, Connection, Pacer, chunk_pages
+from bench.migration.wire import Frame, Kind
+
+CHUNK_NS: Final = 10 * NS_PER_MS  # how long sending one piece may take: a cancel waits for no more
+PROGRESS_NS: Final = 200 * NS_PER_MS
+CONNECT_NS: Final = 10 * NS_PER_S
+SKELETON_NS: Final = 120 * NS_PER_S
+CANCEL_GRACE_NS: Final = NS_PER_S  # for the frame under way, then the connection is reset
+ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing: the guest stands still meanwhile
+PAUSED_LINK_TIMEOUT_NS: Final = 3 * NS_PER_S  # while the guest stands still a dead link is given up sooner
+DOOR_LEAST_NS: Final = 5 * NS_PER_MS
+DOOR_MOST_NS: Final = NS_PER_S
+QUIT_NS: Final = 10 * NS_PER_S
+BACKGROUND_NICE: Final = 10  # hashing after the switchover leaves the processors to the guest and its clients
+
+
+class Cancelled(Exception):
+    """The migration ends here, the guest stays; ``str()`` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The arguments of ``migrate``, checked."""
+
+    guest_socket: str
+    guest: Mapping[str, Any]
+    address: str
+    port: int
+    limits: Limits
+    verify: str
+    mode: str
+    announce: Mapping[str, Any]
+    link_timeout_ns: int
+    answer_timeout_ns: int
+
+    @classmethod
+    def from_json(cls, args: Mapping[str, Any]) -> Order:
+        """:raises MigrationError: naming the argument that is missing or wrong."""
+        migration = want(args, "migration", dict, "migrate")
+        verify = migration.get("verify", "background")
+        if verify not in ("background", "pause", "off"):
+            raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
+        if migration.get("on_no_convergence", "force") not in ("force", "cancel"):
+            raise MigrationError("migrate: on_no_convergence must be force or cancel")
+        where = "migrate: migration"
+        return cls(
+            guest_socket=want(args, "guest_socket", str, "migrate"),
+            guest=want(args, "guest", dict, "migrate"),
+            address=want(args, "address", str, "migrate"),
+            port=want(args, "port", int, "migrate"),
+            limits=Limits(
+                downtime_limit_ns=want(migration, "downtime_limit_ns", int, where),
+                max_rounds=want(migration, "max_rounds", int, where),
+                max_time_ns=want(migration, "max_time_ns", int, where),
+                max_bandwidth_bps=want(migration, "max_bandwidth_bps", int, where),
+                on_no_convergence=migration.get("on_no_convergence", "force"),
+            ),
+            verify=verify,
+            mode=migration.get("mode", "precopy"),
+            announce=want(args, "announce", dict, "migrate"),
+            link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
+            answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What ``finished`` says."""
+
+    state: State
+    reason: str = ""
+    digest_source: str | None = None
+    digest_destination: str | None = None
+    bytes_sent: int = 0
+    connections: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        both = self.digest_source is not None and self.digest_destination is not None
+        return {
+            "outcome": self.state.value,
+            "reason": self.reason,
+            "digest_source": self.digest_source,
+            "digest_destination": self.digest_destination,
+            "identical": self.digest_source == self.digest_destination if both else None,
+            "bytes_sent": self.bytes_sent,
+            "connections": self.connections,
+        }
+
+
+class Session:
+    """One migration as its source sees it: what modes are written with.
+
+    :ivar pending: pages that the destination does not have yet, as far as known.
+    """
+
+    def __init__(self, order: Order, channel: Channel, report: Reporter) -> None:
+        self.order = order
+        self.report = report
+        self.states = StateMachine()
+        self.outcome = Outcome(State.FAILED)
+        self.cancel_reason = ""
+        self._channel = channel
+        self._stack = contextlib.ExitStack()
+        self._estimate = policy.BandwidthEstimate()
+        self._rounds = 0
+        self._began_ns = 0
+        self._progress_ns = 0
+        self._handed_over = False
+        self._tracking = False
+        self.pending: DirtyBitmap
+        self._guest: GuestControl
+        self._memory: GuestMemory
+        self._connection: Connection
+        self._decoder: wire.Decoder
+        self._sender: PageSender
+        self._tracker: DirtyTracker | None = None
+
+    # the whole
+
+    def run(self) -> Outcome:
+        """Migrate. Every way out leaves exactly one guest running; nothing is raised but the runner's end."""
+        with self._stack:
+            try:
+                self.states.enter(State.SETUP)
+                self._set_up()
+                self.states.enter(State.ACTIVE)
+                load_mode(self.order.mode).run(self)
+                self._finish()
+            except Cancelled as cancelled:
+                self._cancelled(str(cancelled))
+            except (BenchError, OSError) as error:
+                self._failed(error)
+            if hasattr(self, "_connection"):
+                self.outcome.bytes_sent = self._connection.sent_bytes
+        return self.outcome
+
+    def _set_up(self) -> None:
+        order = self.order
+        self.report("setup_begin")
+        self._guest = GuestControl.connect(order.guest_socket, deadline=Deadline(CONNECT_NS), peer="source guest")
+        self._stack.callback(self._guest.close)
+        memory = self._guest.memory()
+        self._memory = GuestMemory.from_fd(memory.fd, memory.size_bytes, writable=False)
+        self._stack.callback(self._memory.close)
+        self.pending = DirtyBitmap(self._memory.page_count)
+        self._connection = Connection.connect(order.address, order.port, Deadline(CONNECT_NS), order.link_timeout_ns)
+        self._stack.callback(self._connection.close)
+        self._connection.watch(self._channel.fileno(), self._serve_channel)
+        self.report("connected", rtt_ns=self._connection.info().rtt_ns)
+        self._decoder = wire.Decoder(self._connection, wire.TO_SOURCE)
+        self._sender = PageSender(self._connection, self._memory, Pacer(order.limits.max_bandwidth_bps))
+        hello = {
+            "guest": {**order.guest, "memory_bytes": memory.size_bytes},
+            "announce": order.announce,
+            "verify": order.verify,
+            "mode": order.mode,
+        }
+        self._connection.send(wire.encode_json(Kind.HELLO, hello))
+        self._await(Kind.SKELETON, SKELETON_NS)
+        method = probe()
+        writers = self._guest.track(True, method)
+        self._tracking = True
+        self._tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], memory.size_bytes)
+        self._stack.callback(self._tracker.close)
+        self._check_cancel()
+        self._began_ns = now_ns()
+        self.report("setup_end", tracking=method)
+
+    # what modes use
+
+    def send_round(self) -> None:
+        """Send everything that is pending, then collect what the guest wrote meanwhile."""
+        self._round(paused=False, until=None)
+
+    def decide(self) -> Step:
+        """The policy's decision on where this migration stands now."""
+        remaining = len(self.pending) * wire.PAGE_BYTES + self._connection.info().queued_bytes
+        elapsed_ns = now_ns() - self._began_ns
+        bandwidth_bps = self._estimate.bps
+        if not len(self.pending):
+            remaining = 0 if bandwidth_bps is None else remaining
+        return policy.next_step(Progress(remaining, bandwidth_bps, self._rounds, elapsed_ns), self.order.limits)
+
+    def cancel(self, reason: str) -> NoReturn:
+        """:raises Cancelled: always."""
+        raise Cancelled(reason)
+
+    def approach_pause(self, reason: str) -> None:
+        """Close the guest's door to new connections and go on sending for a round trip, while it runs on.
+
+        Handshakes under way finish in that time; one that does not cannot move. It costs no downtime, as the pages
+        sent meanwhile need not be sent in the pause.
+        """
+        self._check_cancel()
+        self.report("switchover_decided", reason=reason)
+        self._guest.close_door()
+        info = self._connection.info()
+        until = Deadline(min(max(info.rtt_ns, DOOR_LEAST_NS), DOOR_MOST_NS))
+        if len(self.pending):
+            self._round(paused=False, until=until)
+        self._connection.wait(0, until, "handshakes of the guest's clients")
+        self._check_cancel()
+
+    def switch_over(self) -> None:
+        """Pause the guest, send the rest and the device state, hand over; returns when the destination runs it."""
+        self.states.enter(State.DEVICE)
+        self._connection.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
+        paused = self._guest.pause()
+        self._stack.callback(os.close, paused.fd)
+        self.report("pause_begin", paused.times.get("pause_begin_ns"))
+        self.report("paused", paused.times.get("vcpus_stopped_ns"), connections=paused.connections)
+        self.outcome.connections = paused.connections
+        self._sender.pacer = Pacer(0)  # as in QEMU, the bandwidth limit is not for the final copy
+        self._round(paused=True, until=None)
+        self._send_device_state(paused)
+        if self.order.verify == "pause":
+            self.outcome.digest_source = self._digest()
+        ready = self._await(Kind.READY, self.order.answer_timeout_ns)
+        if self.order.verify == "pause":
+            self.outcome.digest_destination = _text(ready, "digest")
+            if self.outcome.digest_source != self.outcome.digest_destination:
+                raise MigrationError("the destination's memory differs from the source's")
+        storage.hand_over(self.report)
+        self._handed_over = True
+        expect = {"owner": paused.owner, "generation": paused.generation}
+        self._connection.send(wire.encode_json(Kind.HANDOVER, expect))
+        self.report("handover_sent")
+        answer = self._await(Kind.TAKEN, self.order.answer_timeout_ns, Kind.REFUSED)
+        if answer.kind is Kind.REFUSED:
+            raise MigrationError(f"the destination could not take the guest over: {_text(answer, 'reason')}")
+        self.report("handover_confirmed")
+
+    # rounds
+
+    def _round(self, *, paused: bool, until: Deadline | None) -> None:
+        """One round of what is pending, or as much of it as fits before *until*, and the collect that ends it.
+
+        While paused the collect comes first: from then on nothing writes.
+        """
+        self._rounds += 1
+        begin_ns = now_ns()
+        if paused:
+            self._collect()
+            self._connection.send(wire.encode_final(self._rounds))
+        else:
+            self.report("round_begin", begin_ns, round=self._rounds)
+        begin = self._connection.info()
+        sent = Sent()
+        pages = self.pending.pages()
+        self.pending.clear()
+        while sent.pages < len(pages) and not (until and until.expired):
+            self._sender.send(pages[sent.pages : sent.pages + self._chunk_pages()], sent)
+            self._connection.check()
+            if not paused:
+                self._check_cancel()
+                self._tell_progress(begin_ns, sent, len(pages))
+        self.pending.set_pages(pages[sent.pages :])
+        sent.sent_bytes += self._connection.send(wire.encode_round_end(self._rounds, sent.pages))
+        if paused:
+            self.report("final_pages_sent", pages=sent.pages)
+        self._account(begin.acked_bytes, begin.busy_ns, begin_ns)
+        if not paused:
+            self._collect()
+        self.report(
+            "round_end",
+            round=self._rounds,
+            pages=sent.pages,
+            zero_pages=sent.zero_pages,
+            bytes_sent=sent.sent_bytes,
+            dirty_pages_after=len(self.pending),
+            start_ns=begin_ns,
+            end_ns=now_ns(),
+            paused=paused,
+            bandwidth_bps=self._estimate.bps,
+        )
+
+    def _collect(self) -> None:
+        assert self._tracker is not None
+        self._tracker.collect(self.pending)
+
+    def _account(self, acked_bytes: int, busy_ns: int, begin_ns: int) -> None:
+        """Feed the bandwidth estimate with what was delivered since the round began."""
+        info = self._connection.info()
+        wall_ns = now_ns() - begin_ns
+        ticked_ns = info.busy_ns - busy_ns  # in steps of up to 10 ms: good for long rounds, nothing for short ones
+        busy = ticked_ns if policy.WINDOW_NS <= ticked_ns < wall_ns else wall_ns
+        if self.order.limits.max_bandwidth_bps:
+            busy = wall_ns  # the limit makes the pauses
+        self._estimate.add(info.acked_bytes - acked_bytes, busy)
+
+    def _chunk_pages(self) -> int:
+        """So many pages that neither the link nor the pacing holds them for longer than :data:`CHUNK_NS`."""
+        rate = self._estimate.bps or self._early_rate()
+        limit = self.order.limits.max_bandwidth_bps
+        if limit:
+            rate = min(rate or limit, limit)
+        return chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, wire.MAX_FRAME_PAGES)
+
+    def _early_rate(self) -> int | None:
+        """What the first round has reached so far."""
+        elapsed_ns = now_ns() - self._began_ns
+        if elapsed_ns < CHUNK_NS:
+            return None
+        return max(1, self._connection.sent_bytes * 8 * NS_PER_S // elapsed_ns)
+
+    def _tell_progress(self, begin_ns: int, sent: Sent, pages: int) -> None:
+        now = now_ns()
+        if now - self._progress_ns < PROGRESS_NS:
+            return
+        self._progress_ns = now
+        self.report.progress(
+            "round_progress",
+            round=self._rounds,
+            pages_left=pages - sent.pages,
+            bytes_sent=self._connection.sent_bytes,
+            rate_bps=sent.sent_bytes * 8 * NS_PER_S // max(1, now - begin_ns),
+        )
+
+    # the peer
+
+    def _send_device_state(self, paused: Paused) -> None:
+        self._connection.send(wire.encode_device(paused.device_bytes))
+        if paused.device_bytes:
+            with mmap.mmap(paused.fd, paused.device_bytes, prot=mmap.PROT_READ) as blob, memoryview(blob) as view:
+                for begin in range(0, len(view), 1 << 20):
+                    with view[begin : begin + (1 << 20)] as piece:
+                        self._connection.send(piece)
+        self.report("device_state_sent", bytes=paused.device_bytes)
+
+    def _await(self, kind: Kind, duration_ns: int, *others: Kind) -> Frame:
+        """The next frame, which must be of *kind* (or one of *others*). :raises MigrationError: when it is an ERROR."""
+        self._connection.wait(select.POLLIN, Deadline(duration_ns), f"{kind.name} from the destination")
+        frame = self._decoder.next()
+        if frame.kind is Kind.ERROR:
+            raise MigrationError(f"the destination failed: {_text(frame, 'reason')}")
+        if frame.kind is not kind and frame.kind not in others:
+            raise MigrationError(f"the destination sent {frame.kind.name} instead of {kind.name}")
+        return frame
+
+    def _serve_channel(self) -> None:
+        try:
+            messages = self._channel.receive_ready()
+        except ChannelClosed as error:
+            raise RunnerGone from error
+        for message in messages:
+            self.serve(message)
+
+    def serve(self, message: Message) -> None:
+        """A command of the runner while the migration runs."""
+        if message.get("command") != "cancel":
+            self._channel.send_error(int(message.get("id", 0)), "a migration is running: only 'cancel' now")
+            return
+        accepted = self.states.cancellable
+        self._channel.send_reply(int(message.get("id", 0)), {"accepted": accepted})
+        if accepted and not self.cancel_reason:
+            self.cancel_reason = "cancelled by command"
+            self._connection.give_up = Deadline(CANCEL_GRACE_NS)
+            if self.states.state is State.SETUP:  # nothing to finish first
+                raise Cancelled(self.cancel_reason)
+
+    def _check_cancel(self) -> None:
+        self._connection.check()
+        if self.cancel_reason:
+            raise Cancelled(self.cancel_reason)
+
+    # the ends
+
+    def _finish(self) -> None:
+        """The destination runs the guest: compare memories, then end the source's guest."""
+        with contextlib.suppress(OSError):
+            os.nice(BACKGROUND_NICE)
+        if self.order.verify == "background":
+            try:
+                self.outcome.digest_source = self._digest()
+                self.outcome.digest_destination = _text(
+                    self._await(Kind.DIGEST, self.order.answer_timeout_ns), "digest"
+                )
+            except (BenchError, OSError) as error:  # too late to fail: the guest runs there
+                self.outcome.reason = f"memory could not be compared: {reason_of(error)}"
+        try:
+            self._end_guest()
+        except (BenchError, OSError) as error:  # its dead man's switch ends it: the lease is not its own any more
+            self.outcome.reason = f"the source's guest did not quit by itself: {reason_of(error)}"
+        self._completed(self.outcome.reason)
+
+    def _completed(self, reason: str) -> None:
+        self.states.enter(State.COMPLETED)
+        self.outcome.state = State.COMPLETED
+        self.outcome.reason = reason
+
+    def _end_guest(self) -> None:
+        self._close_tracker()
+        self._guest.quit(Deadline(QUIT_NS))
+        self.report("source_gone")
+
+    def _close_tracker(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+    def _digest(self) -> str:
+        hashes = PageHashes(self._memory.page_count)
+        hashes.update_range(self._memory.words)
+        return hashes.digest()
+
+    def _cancelled(self, reason: str) -> None:
+        self._tell_peer(Kind.CANCEL, reason)
+        self._let_guest_be()
+        self.states.enter(State.CANCELLED)
+        self.outcome.state = State.CANCELLED
+        self.outcome.reason = reason
+
+    def _failed(self, error: Exception) -> None:
+        reason = reason_of(error)
+        log(f"failed in state {self.states.state.value}: {reason}")
+        if self.cancel_reason and self.states.cancellable:  # a cancel that a stuck link did not let finish nicely
+            self._cancelled(self.cancel_reason)
+            return
+        if self.states.state is not State.DEVICE:
+            self._tell_peer(Kind.ERROR, reason)
+            self._let_guest_be()
+        elif self._resume_or_concede(reason):
+            return
+        self.states.enter(State.FAILED)
+        self.outcome.state = State.FAILED
+        self.outcome.reason = reason
+
+    def _resume_or_concede(self, reason: str) -> bool:
+        """After the pause: have the guest run here again, unless the destination has it already.
+
+        :returns: True when the destination has it.
+        """
+        try:
+            resumed, owner = self._guest.resume()
+        except (BenchError, OSError) as error:
+            log(f"resume: {reason_of(error)}")
+            return False
+        if resumed:
+            self.report("resumed_at_source")
+            self._tell_peer(Kind.ERROR, reason)
+            self._let_guest_be()
+            return False
+        with contextlib.suppress(BenchError):
+            self._end_guest()
+        self._completed(f"{owner} took the guest over, its confirmation was lost: {reason}")
+        return True
+
+    def _let_guest_be(self) -> None:
+        """The guest stays: nothing of the migration remains in it."""
+        self._close_tracker()
+        if not hasattr(self, "_guest"):
+            return
+        with contextlib.suppress(BenchError, OSError):
+            self._guest.open_door()
+            if self._tracking:
+                self._guest.track(False, "pagemap-scan")
+
+    def _tell_peer(self, kind: Kind, reason: str) -> None:
+        """Tell the destination, if the connection still works and is between two frames; reset it if not."""
+        if not hasattr(self, "_connection"):
+            return
+        if self._connection.broken:
+            self._connection.abort()
+            return
+        with contextlib.suppress(BenchError, OSError):
+            self._connection.give_up = Deadline(CANCEL_GRACE_NS)
+            self._connection.send(wire.encode_json(kind, {"reason": reason}))
+
+
+def _text(frame: Frame, key: str) -> str:
+    return str(frame.fields.get(key, ""))[:1000]
+
+
+class SourceEngine(Engine):
+    """Serves ``migrate`` and ``cancel``."""
+
+    name = "source"
+
+    def run(self) -> None:
+        while True:
+            command, args = self.first_command("migrate")
+            try:
+                order = Order.from_json(args)
+            except MigrationError as error:
+                self.channel.send_error(command, error.message)
+                continue
+            break
+        self.channel.send_reply(command)
+        outcome = Session(order, self.channel, self.report).run()
+        self.report("finished", **outcome.to_json())
+        self.drain(self._after)
+
+    def _after(self, message: Message) -> None:
+        if message.get("command") == "cancel":
+            self.channel.send_reply(int(message.get("id", 0)), {"accepted": False})
+        else:
+            self.refuse(message, "the migration has ended")
+
+
+if __name__ == "__main__":
+    sys.exit(engine_main(SourceEngine, "source"))

@@ -1,0 +1,308 @@
+"""The TCP connection between the two engines, across the emulated network.
+
+Sending never blocks in the kernel: it waits in one poll together with whatever else the engine must notice (its command
+channel), so that a cancel is seen while a slow link is full. Receiving blocks, with MSG_WAITALL straight into guest
+memory. A peer or a link that is dead ends in :class:`PeerLost`: data that nobody acknowledges by TCP_USER_TIMEOUT
+(RFC 5482), an idle connection by keepalive (tcp(7)), a peer that is alive but silent by a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import socket
+import struct
+import termios
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
+from bench.errors import MigrationError, WireError
+
+# Measured here: BBR and CUBIC both fill an htb link, but BBR leaves it to the clients' flows far sooner.
+CONGESTION_CONTROL: Final = "cubic"
+LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
+NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy
+_KEEPALIVES: Final = 3
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class PeerLost(MigrationError):
+    """The connection to the other engine is gone: closed, reset, timed out, unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportInfo:
+    """What the kernel knows of the connection (struct tcp_info of linux/tcp.h).
+
+    :param acked_bytes: delivered so far.
+    :param busy_ns: time during which it had data to deliver, in steps of the kernel's tick.
+    :param queued_bytes: written to the socket and not acknowledged yet.
+    :param rtt_ns: smoothed round trip, with the queues that this connection's own data builds up.
+    :param min_rtt_ns: the shortest round trip of the last minutes.
+    :param retransmits: segments sent again so far.
+    """
+
+    acked_bytes: int
+    busy_ns: int
+    queued_bytes: int
+    rtt_ns: int
+    min_rtt_ns: int
+    retransmits: int
+
+
+class Connection:
+    """One end. Not thread-safe.
+
+    :param sock: a connected TCP socket; the connection owns it.
+    :param link_timeout_ns: how long a link may deliver nothing before it counts as dead.
+    :ivar sent_bytes: written so far.
+    :ivar give_up: when this passes, a wait ends in :class:`PeerLost` whatever its own deadline is.
+    :ivar broken: a piece was sent in part only, so that no other can follow.
+    """
+
+    def __init__(self, sock: socket.socket, link_timeout_ns: int = LINK_TIMEOUT_NS) -> None:
+        self.sock = sock
+        self.link_timeout_ns = link_timeout_ns
+        self.sent_bytes = 0
+        self.give_up: Deadline | None = None
+        self.broken = False
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        sock.setblocking(True)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _set_timeouts(sock, link_timeout_ns)
+
+    @classmethod
+    def connect(cls, address: str, port: int, deadline: Deadline, link_timeout_ns: int = LINK_TIMEOUT_NS) -> Connection:
+        """:raises PeerLost: when nobody answers there in time."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            _set_congestion_control(sock)
+            sock.settimeout(deadline.remaining_s)
+            sock.connect((address, port))
+            sock.settimeout(None)
+            return cls(sock, link_timeout_ns)
+        except OSError as error:
+            sock.close()
+            raise PeerLost(f"no connection to the destination at {address}:{port}: {_why(error)}") from error
+
+    def set_link_timeout(self, link_timeout_ns: int) -> None:
+        """From now on a link that delivers nothing for so long counts as dead."""
+        self.link_timeout_ns = link_timeout_ns
+        _set_timeouts(self.sock, link_timeout_ns)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.sock.close()
+
+    def abort(self) -> None:
+        """Close with a reset: what still waits to be sent is dropped, so that nothing of it arrives later."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Have every wait of this connection call *on_readable* as well when *fd* is readable; it may raise."""
+        self._watched[fd] = on_readable
+        self._poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    # waiting
+
+    def wait(self, events: int, deadline: Deadline, what: str) -> None:
+        """Wait until the socket has *events* (select.POLLIN, select.POLLOUT); 0 waits for the deadline itself.
+
+        :raises PeerLost: at the deadline (unless *events* is 0), or when :attr:`give_up` passes.
+        """
+        if events:
+            self._poll.register(self.sock, events)
+        try:
+            while True:
+                until = min(deadline.at_ns, self.give_up.at_ns) if self.give_up else deadline.at_ns
+                # poll's own timeout counts in ms; the last part of a wait for time alone must be finer than that
+                left_ns = until - now_ns()
+                if left_ns <= 0:
+                    if not events and not (self.give_up and self.give_up.expired):
+                        return
+                    raise PeerLost(f"{what}: nothing within {deadline.duration_ns / NS_PER_S:g} s")
+                if events or left_ns >= 2 * NS_PER_MS:
+                    ready = self._poll.poll(left_ns // NS_PER_MS if not events else -(-left_ns // NS_PER_MS))
+                else:
+                    readable = select.select(list(self._watched), [], [], left_ns / NS_PER_S)[0]
+                    ready = [(fd, select.POLLIN) for fd in readable]
+                if self._dispatch(ready):
+                    return
+        finally:
+            if events:
+                self._poll.unregister(self.sock)
+
+    def check(self) -> None:
+        """Serve what is readable among the watched descriptors now."""
+        if self._watched:
+            self._dispatch(self._poll.poll(0))
+
+    def _dispatch(self, ready: Sequence[tuple[int, int]]) -> bool:
+        """Call the watchers of *ready*; True when the socket itself is among them."""
+        own = False
+        for fd, _events in ready:
+            callback = self._watched.get(fd)
+            if callback is not None:
+                callback()
+            else:
+                own = True
+        return own
+
+    # sending
+
+    def send(self, *parts: Buffer) -> int:
+        """Send all *parts* one after the other, at once if the socket takes them. :returns: their bytes.
+
+        :raises PeerLost: when the link or the peer is gone.
+        """
+        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        total = sum(view.nbytes for view in views)
+        left = total
+        self.broken = True
+        while left:
+            try:
+                sent = self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self.wait(select.POLLOUT, Deadline(self.link_timeout_ns), "sending to the other engine")
+                continue
+            except OSError as error:
+                raise PeerLost(f"sending to the other engine: {_why(error)}") from error
+            left -= sent
+            while sent:
+                if sent >= views[0].nbytes:
+                    sent -= views.pop(0).nbytes
+                else:
+                    views[0] = views[0][sent:]
+                    sent = 0
+        self.broken = False
+        self.sent_bytes += total
+        return total
+
+    # receiving
+
+    def readable(self) -> bool:
+        """True when something (the end of the stream included) can be read without waiting."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def read_exactly(self, count: int) -> bytearray:
+        """*count* bytes; small pieces only, as the caller bounds *count*.
+
+        :raises WireError: when the stream ends before the first or the last of them.
+        """
+        data = bytearray(count)
+        self.read_into(memoryview(data))
+        return data
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill *view*. Errors as :meth:`read_exactly`; :class:`PeerLost` when the link is gone."""
+        done = 0
+        total = view.nbytes
+        while done < total:
+            try:
+                count = self.sock.recv_into(view[done:], 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                raise PeerLost(f"the other engine sent nothing for {self.link_timeout_ns / NS_PER_S:g} s") from None
+            except OSError as error:
+                raise PeerLost(f"receiving from the other engine: {_why(error)}") from error
+            if not count:
+                if done or total == 0:
+                    raise WireError("the other engine closed the connection inside a frame")
+                raise WireError("the other engine closed the connection")
+            done += count
+
+    # knowing
+
+    def info(self) -> TransportInfo:
+        raw = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256).ljust(256, b"\0")
+        (rtt_us,) = struct.unpack_from("=I", raw, 68)
+        (retransmits,) = struct.unpack_from("=I", raw, 100)
+        (acked,) = struct.unpack_from("=Q", raw, 120)
+        (min_rtt_us,) = struct.unpack_from("=I", raw, 148)
+        (busy_us,) = struct.unpack_from("=Q", raw, 168)
+        queued = struct.unpack("=i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        return TransportInfo(acked, busy_us * 1000, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listener for one migration. :raises MigrationError: when the address or port cannot be had."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _set_congestion_control(sock)
+        sock.bind((address, port))
+        sock.listen(1)
+    except OSError as error:
+        sock.close()
+        remedy = "set migration.port to another one" if error.errno else ""
+        raise MigrationError(f"cannot listen for a migration on {address}:{port}: {_why(error)}", remedy) from error
+    return sock
+
+
+class Pacer:
+    """Keeps what is sent to a rate: after each piece it says how long to wait.
+
+    Waits that end late are made up for by shorter ones, up to :data:`CREDIT_NS`, so that the mean is exact; a link
+    that was too slow for longer than that earns no burst.
+    """
+
+    CREDIT_NS: Final = 20 * NS_PER_MS
+
+    def __init__(self, rate_bps: int) -> None:
+        self.rate_bps = rate_bps
+        self._due_ns = 0
+
+    def sent(self, count_bytes: int, at_ns: int) -> int:
+        """Account for *count_bytes* sent just now. :returns: CLOCK_MONOTONIC ns at which the next piece may follow."""
+        if not self.rate_bps:
+            return at_ns
+        base_ns = max(self._due_ns, at_ns - self.CREDIT_NS)
+        self._due_ns = base_ns + count_bytes * 8 * NS_PER_S // self.rate_bps
+        return self._due_ns
+
+
+def chunk_pages(rate_bps: int | None, duration_ns: int, page_bytes: int, most: int, unknown: int = 16) -> int:
+    """How many pages fill *duration_ns* at *rate_bps*, from 1 to *most*; *unknown* while there is no rate."""
+    if not rate_bps:
+        return min(unknown, most)
+    return int(np.clip(rate_bps * duration_ns // (8 * page_bytes * NS_PER_S), 1, most))
+
+
+def _set_timeouts(sock: socket.socket, link_timeout_ns: int) -> None:
+    seconds = max(1, -(-link_timeout_ns // NS_PER_S))
+    tcp = socket.IPPROTO_TCP
+    sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, link_timeout_ns // NS_PER_MS))
+    sock.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, seconds // (_KEEPALIVES + 1)))
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, seconds // (_KEEPALIVES + 1)))
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, _KEEPALIVES)
+    whole, part = divmod(link_timeout_ns, NS_PER_S)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part // 1000))
+
+
+def _set_congestion_control(sock: socket.socket) -> None:
+    """Before connecting, so that the first window is already its own; a kernel without it keeps its default."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL.encode())
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
