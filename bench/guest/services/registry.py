@@ -7,20 +7,23 @@ from typing import Any
 
 from bench.errors import GuestError
 from bench.guest.services.base import DatagramService, Machine, StreamService
+from bench.guest.services.http import HttpStream
 from bench.guest.services.simple import ChargenStream, DiscardDatagram, DiscardStream, EchoDatagram, EchoStream
 
-STREAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", 19: "chargen"}
+STREAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", 19: "chargen", 80: "http"}
 DATAGRAM_PORTS: dict[int, str] = {7: "echo", 9: "discard"}
 
 _OPEN: dict[str, Callable[[Machine], StreamService]] = {
     "echo": lambda _machine: EchoStream(),
     "discard": lambda _machine: DiscardStream(),
     "chargen": lambda _machine: ChargenStream(),
+    "http": HttpStream,
 }
 _RESTORE: dict[str, Callable[[Mapping[str, Any], Machine], StreamService]] = {
     "echo": lambda state, _machine: EchoStream.restore(state),
     "discard": lambda state, _machine: DiscardStream.restore(state),
     "chargen": lambda state, _machine: ChargenStream.restore(state),
+    "http": HttpStream.restore,
 }
 _DATAGRAM: dict[str, Callable[[], DatagramService]] = {"echo": EchoDatagram, "discard": DiscardDatagram}
 
