@@ -39,7 +39,7 @@ Shaper = Literal["htb", "tbf"]
 SEGMENT_BYTES = 65536 + 44 * 66
 """The largest segment as qdiscs count it: 64 KiB of payload and a header for each packet that it will become."""
 
-BURST_NS = 250_000
+BURST_NS = 500_000
 QUANTUM_BYTES = 60_000
 MAX_NETEM_LIMIT = 10_000_000
 IN_ORDER_RATE = "400gbit"
