@@ -61,6 +61,7 @@ class FakeGuest:
         self.state = "new"
         self.pauser: Channel | None = None
         self.creator: Channel | None = None
+        self.tracker: Channel | None = None
         self.writer: Writer | None = None
         self.tracking = None
         self.counter = 0
@@ -85,6 +86,9 @@ class FakeGuest:
             self.pauser = None
             if not self.resume():
                 self.leave()
+        if channel is self.tracker:
+            self.do_track({"enable": False})
+            self.door = True
         if channel is self.creator and self.state in ("skeleton", "loaded"):
             self.leave()
 
@@ -100,6 +104,8 @@ class FakeGuest:
                 self.creator = channel
             if name == "pause":
                 self.pauser = channel
+            if name == "track":
+                self.tracker = channel
             value, fds = getattr(self, "do_" + name)(args)
         except Exception as error:
             channel.send_error(message["id"], f"{type(error).__name__}: {error}")

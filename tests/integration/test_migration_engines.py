@@ -170,15 +170,15 @@ def test_zero_pages_are_not_sent_as_pages(bench):
     assert outcome["bytes_sent"] < MIB
 
 
-def test_pages_that_become_zero_arrive_as_zero(bench):
-    """The writer of the fake wraps its words around; a page is zeroed between rounds by the load check otherwise."""
+def test_a_guest_that_never_converges_is_forced_over_after_the_last_round(bench):
     bench.boot(memory_bytes=8 * MIB, rate_bytes_per_s=64 * MIB)
     outcome = run(bench, downtime_limit_ns=0, max_rounds=5, max_bandwidth_bps=200_000_000)
     assert outcome["outcome"] == "completed"
     assert outcome["identical"] is True
     rounds = [e.data for e in Timeline.read(bench.directory / "engine.source-1.jsonl") if e.name == "round_end"]
-    assert rounds[-1]["paused"] is True
+    assert [r["paused"] for r in rounds] == [False] * (len(rounds) - 1) + [True]
     assert len(rounds) >= 6
+    assert rounds[-1]["dirty_pages_after"] == 0
 
 
 def test_no_convergence_can_cancel(bench):
