@@ -8,8 +8,9 @@ namespace. Commands on the channel (:mod:`bench.host.channel`):
 ``start`` {} -> {}
     begins every flow; does not wait for connections.
 ``stop`` {} -> {flows: [report], cpu_ns, wall_ns}
-    asks nothing more, waits (bounded) for what is outstanding, writes ``DIR/<flow>.npy``, reports. A second ``stop``
-    gives the same reply.
+    asks nothing more, waits (bounded) for what is outstanding, writes ``DIR/<flow>.npy``, reports: name, kind,
+    requests, lost, duplicated, reordered, corrupted, alive, error, retransmits, local_port, ended_ns (when it was
+    stopped or died), and what the kind adds. A second ``stop`` gives the same reply.
 
 While flows run, about five ``flow_status`` events a second go up the channel for each of them, as far as the channel
 has room: a runner that does not read must not stop the probes. Other events of flows go to the events file and up.
@@ -149,6 +150,7 @@ class ClientAgent:
         if len(self._stop_ids) > 1:
             return
         for flow in self._flows:
+            flow.note_end()
             if self._started_ns:
                 flow.stop()
             else:

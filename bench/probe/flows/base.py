@@ -94,6 +94,7 @@ class Flow(ABC):
         self.done = False
         self.stopping = False
         self.last_reply_ns = 0
+        self.ended_ns = 0
         self.retransmits: int | None = None
         self.local_port: int | None = None
         self._on_event = on_event
@@ -125,9 +126,14 @@ class Flow(ABC):
         if self.done:
             return
         self.alive = False
+        self.note_end()
         self.error = error_name(error) if isinstance(error, Exception) else error
         self.event("flow_dead", error=self.error, detail=str(error)[:500])
         self.finish()
+
+    def note_end(self) -> None:
+        """The flow was stopped or died now; what comes first counts."""
+        self.ended_ns = self.ended_ns or now_ns()
 
     def finish(self) -> None:
         """Nothing more will happen: let go of what the flow holds."""
@@ -164,6 +170,7 @@ class Flow(ABC):
             "error": self.error,
             "retransmits": self.retransmits,
             "local_port": self.local_port,
+            "ended_ns": self.ended_ns,
             **self.extra(),
         }
 
