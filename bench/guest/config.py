@@ -1,0 +1,106 @@
+"""What ``configure`` tells a guest process, checked."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import GuestError
+from bench.guest.store import MIN_REGION_BYTES
+from bench.memory.image import PAGE_BYTES
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
+MAX_VCPUS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """One guest at one hypervisor.
+
+    :param name: of the guest; *host* is the hypervisor's.
+    :param store_bytes: of the key-value store at the end of memory.
+    :param content: shares of zero, text and random pages; *image*, if there is one, takes its place.
+    :param mac: in lower case; *address* with its prefix length.
+    :param workload: of the vCPUs, see :func:`bench.guest.workload.split`.
+    :param skeleton: memory is populated and nothing else; a state will be loaded.
+    :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
+    """
+
+    name: str
+    host: str
+    memory_bytes: int
+    vcpus: int
+    store_bytes: int
+    content: Mapping[str, float]
+    image: Path | None
+    seed: int
+    mac: str
+    address: str
+    bridge: str
+    workload: Mapping[str, Any]
+    skeleton: bool
+    lease_path: Path
+    lease_me: str
+
+    @property
+    def ip(self) -> str:
+        return self.address.partition("/")[0]
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> GuestConfig:
+        """:raises GuestError: naming what is missing or wrong."""
+        try:
+            return cls._parse(raw)
+        except (KeyError, TypeError, ValueError) as error:
+            raise GuestError(f"guest configuration: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _parse(cls, raw: Mapping[str, Any]) -> GuestConfig:
+        memory_bytes = _integer(raw, "memory_bytes", PAGE_BYTES, 1 << 48)
+        store_bytes = _integer(raw, "store_bytes", MIN_REGION_BYTES, memory_bytes)
+        if memory_bytes % PAGE_BYTES or store_bytes % PAGE_BYTES or store_bytes >= memory_bytes:
+            raise ValueError(
+                f"memory of {memory_bytes} and store of {store_bytes} bytes: whole pages, the store smaller"
+            )
+        mac = str(raw["mac"]).lower()
+        if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+            raise ValueError(f"mac {mac!r} is no unicast address")
+        address = ipaddress.IPv4Interface(raw["address"])
+        lease = raw["lease"]
+        image = raw.get("image")
+        return cls(
+            name=_name(raw, "name"),
+            host=_name(raw, "host"),
+            memory_bytes=memory_bytes,
+            vcpus=_integer(raw, "vcpus", 1, MAX_VCPUS),
+            store_bytes=store_bytes,
+            content={str(kind): float(share) for kind, share in raw["content"].items()},
+            image=None if image is None else Path(str(image)),
+            seed=_integer(raw, "seed", 0, (1 << 63) - 1),
+            mac=mac,
+            address=str(address),
+            bridge=str(raw["bridge"]),
+            workload=dict(raw["workload"]),
+            skeleton=bool(raw["skeleton"]),
+            lease_path=Path(str(lease["path"])),
+            lease_me=_name(lease, "me"),
+        )
+
+
+def _integer(raw: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    value = raw[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} {value!r} is no integer in {least} … {most}")
+    return value
+
+
+def _name(raw: Mapping[str, Any], key: str) -> str:
+    value = raw[key]
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{key} {value!r}: 1 to 32 letters, digits, dots, dashes")
+    return value

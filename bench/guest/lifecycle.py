@@ -1,0 +1,454 @@
+"""A process guest from configuration to the end: who may do what when, and in which order a switchover happens.
+
+States, and the calls that lead from one to the other::
+
+    new --configure--> ready ----start----------> running <--resume-- paused
+     \\--configure--> skeleton --load--> loaded --take--^   --pause----^
+
+Orders (why: the facts of TCP_REPAIR, see :mod:`bench.guest.tcp_repair`)::
+
+    pause   stop reading, stop the vCPUs | drain | cut the network | accept what waits, dump every socket
+    resume  reclaim the lease | wire | leave repair | vCPUs run | serve
+    load    neighbours, sockets (in repair), vCPU registers
+    take    claim the lease | vCPUs run | wire | announce | leave repair, unsent bytes | serve
+
+The vCPUs stop before the network is cut, and the sockets are dumped after it, so that nothing which the guest did after
+its state was taken ever leaves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from bench.clock import NS_PER_S, Deadline, now_ns
+from bench.errors import BenchError, GuestError
+from bench.guest import device_state
+from bench.guest.announcer import Announcement, Announcer
+from bench.guest.config import GuestConfig
+from bench.guest.device_state import DeviceState
+from bench.guest.loop import Loop
+from bench.guest.port import GUEST_INTERFACE, GuestPort
+from bench.guest.services.base import Machine
+from bench.guest.sockets import Sockets
+from bench.guest.store import Store
+from bench.guest.vcpu_client import Vcpu, pause_all, start_all
+from bench.guest.workload import split
+from bench.host.kernel import CLONE_NEWNET, unshare
+from bench.host.lease import Lease
+from bench.memory.image import GuestMemory
+from bench.memory.uffd import WriteTracking, arm_write_tracking
+from bench.timeline import EventWriter
+
+TRACK_METHODS = ("pagemap-scan", "soft-dirty")
+_VCPU_START_NS = 60 * NS_PER_S
+_VCPU_NS = 2 * NS_PER_S
+
+log = logging.getLogger("guest")
+
+
+class State(Enum):
+    """Where a guest is in its life."""
+
+    NEW = "new"
+    READY = "ready"
+    SKELETON = "skeleton"
+    LOADED = "loaded"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class ProcessGuest:
+    """The guest of this process: calling :meth:`configure` moves the process to a network namespace of its own.
+
+    :param died: called when a vCPU process ended by itself: the guest is broken.
+    """
+
+    def __init__(self, loop: Loop, events_path: Path, died: Callable[[str], None]) -> None:
+        self.state = State.NEW
+        self._loop = loop
+        self._events_path = events_path
+        self._died = died
+        self._config: GuestConfig
+        self._lease: Lease
+        self._memory: GuestMemory
+        self._machine: Machine
+        self._port: GuestPort | None = None
+        self._announcer: Announcer | None = None
+        self._sockets: Sockets | None = None
+        self._vcpus: list[Vcpu] = []
+        self._tracking: WriteTracking | None = None
+        self._tracks: str = ""
+        self._generation = 0
+        self._owner = ""
+        self._writer: EventWriter | None = None
+        self._pending: list[tuple[str, int, dict[str, Any]]] = []
+        self._critical = False
+
+    # boot
+
+    def configure(self, config: GuestConfig) -> None:
+        """:raises GuestError: when anything is refused; the process is of no use then."""
+        self._need(State.NEW)
+        self._config = config
+        self._writer = EventWriter(self._events_path, f"guest.{config.host}")
+        self._lease = Lease(config.lease_path)
+        self._port = GuestPort(config.name, config.bridge)
+        try:
+            unshare(CLONE_NEWNET)
+            namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise GuestError(f"no network namespace for the guest: {error.strerror}", "run as root") from error
+        try:
+            self._port.create(config.mac, config.address, namespace)
+        finally:
+            os.close(namespace)
+        self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
+        self._memory = GuestMemory.create(config.memory_bytes, config.name)
+        self._memory.populate()
+        if not config.skeleton:
+            if config.image is not None:
+                self._memory.load_image(config.image)
+            else:
+                self._memory.fill(config.content, config.seed)
+            self._open_sockets(Store.format(self._store_region()))
+        parameters = split(config.workload, config.memory_bytes, config.store_bytes, config.vcpus)
+        self._vcpus = start_all(self._memory.fd, config.memory_bytes, parameters, deadline=Deadline(_VCPU_START_NS))
+        for vcpu in self._vcpus:
+            self._watch(vcpu)
+        self.state = State.SKELETON if config.skeleton else State.READY
+
+    def start(self, announcement: Announcement) -> None:
+        """:raises GuestError: when another hypervisor holds the lease."""
+        self._need(State.READY)
+        me = self._config.lease_me
+        lease = self._lease.read()
+        if lease.owner not in ("", me) or not self._lease.claim(me, lease.owner, lease.generation):
+            raise GuestError(f"the guest runs at {self._lease.read().owner} already")
+        self._run(announcement)
+
+    # pre-copy
+
+    @property
+    def memory(self) -> GuestMemory:
+        self._need(*(set(State) - {State.NEW, State.STOPPED}))
+        return self._memory
+
+    def writers(self) -> list[dict[str, int]]:
+        """Every process that writes guest memory; this one, whose services do, is the first."""
+        own = {"pid": os.getpid(), "base": self.memory.base}
+        return [own, *({"pid": vcpu.pid, "base": vcpu.base} for vcpu in self._vcpus)]
+
+    def track(self, enable: bool, method: str) -> list[dict[str, int]]:
+        """:raises BenchError: when the kernel cannot; tracking is off then."""
+        if method not in TRACK_METHODS:
+            raise GuestError(f"tracking method {method[:40]!r}; known are {', '.join(TRACK_METHODS)}")
+        self.stop_tracking()
+        if enable:
+            self._tracks = method
+            try:
+                if method == "pagemap-scan":
+                    self._tracking = arm_write_tracking(self.memory.base, self.memory.size_bytes)
+                for vcpu in self._vcpus:
+                    vcpu.track(True, method, Deadline(_VCPU_NS))
+            except BenchError:
+                self.stop_tracking()
+                raise
+        return self.writers()
+
+    def stop_tracking(self) -> None:
+        """Idempotent."""
+        method, self._tracks = self._tracks, ""
+        if self._tracking is not None:
+            self._tracking.disarm()
+            self._tracking = None
+        if method:
+            for vcpu in self._vcpus:
+                vcpu.track(False, method, Deadline(_VCPU_NS))
+
+    def close_door(self) -> int:
+        """:returns: how many handshakes are under way."""
+        sockets = self._running_sockets()
+        sockets.close_door()
+        return sockets.embryonic()
+
+    def open_door(self) -> None:
+        """Idempotent, in any state."""
+        if self._sockets is not None:
+            self._sockets.open_door()
+
+    # switchover at the source
+
+    def pause(self) -> tuple[int, dict[str, Any]]:
+        """Stop and hand out the device state; whatever fails, the guest runs on.
+
+        :returns: a memfd with the state, which is the caller's, and the reply.
+        """
+        sockets = self._running_sockets()
+        times = {"pause_begin_ns": now_ns()}
+        self._loop.hold_bulk()
+        sockets.freeze()
+        try:
+            registers = pause_all(self._vcpus, Deadline(_VCPU_NS))
+            times["vcpus_stopped_ns"] = now_ns()
+            sockets.drain()
+            self._wired_port().cut()
+            times["net_cut_ns"] = now_ns()
+            blob, connections = self._dump(sockets, registers)
+            times["dumped_ns"] = now_ns()
+            fd = _memfd("device-state", blob)
+        except (BenchError, OSError) as error:
+            log.exception("pause failed; the guest runs on")
+            self._run_again()
+            raise GuestError(f"pause failed, and the guest runs on: {error}") from error
+        self.state = State.PAUSED
+        for name in ("pause_begin", "vcpus_stopped", "net_cut", "dumped"):
+            self._record(name, times[f"{name}_ns"])
+        return fd, {
+            "device_bytes": len(blob),
+            "connections": connections,
+            "times": times,
+            "owner": self._config.lease_me,
+            "generation": self._generation,
+            "embryonic": sockets.embryonic(),
+        }
+
+    def resume(self) -> bool:
+        """Roll back. :returns: False, and nothing runs, when the lease belongs to another by now."""
+        self._need(State.PAUSED)
+        me = self._config.lease_me
+        if not self._lease.claim(me, me, self._generation):
+            return False
+        self._run_again()
+        self.state = State.RUNNING
+        self._record("rolled_back", now_ns())
+        return True
+
+    def lease_owner(self) -> str:
+        return self._lease.read().owner
+
+    def _dump(self, sockets: Sockets, registers: list[dict[str, Any]]) -> tuple[bytes, int]:
+        lease = self._lease.read()
+        config = self._config
+        if lease.owner != config.lease_me:
+            raise GuestError(f"the lease belongs to {lease.owner!r}, not to {config.lease_me!r}")
+        self._generation = lease.generation
+        streams, datagrams = sockets.dump()
+        blob = device_state.encode(
+            DeviceState(
+                name=config.name,
+                memory_bytes=config.memory_bytes,
+                mac=config.mac,
+                address=config.address,
+                owner=lease.owner,
+                generation=lease.generation,
+                registers=tuple(registers),
+                neighbours=self._wired_port().neighbours(),
+                streams=streams,
+                datagrams=datagrams,
+            )
+        )
+        return blob, len(streams)
+
+    def _run_again(self) -> None:
+        """At the source, as if nothing had happened. Each step whatever became of the ones before it."""
+        assert self._sockets is not None
+        sockets = self._sockets
+        self._attempt("wire", self._wired_port().wire)
+        self._attempt("connections", lambda: self._lost(sockets.undo()))
+        self._attempt("vcpus", self._run_vcpus)
+        self._attempt("door", sockets.open_door)
+        self._attempt("services", sockets.serve)
+        self._loop.release_bulk()
+
+    # switchover at the destination
+
+    def load(self, blob: bytes) -> int:
+        """Restore everything; memory must be complete. :returns: the number of connections.
+
+        :raises GuestError: when the state is broken or not this guest's; nothing is restored then.
+        """
+        self._need(State.SKELETON)
+        config = self._config
+        state = device_state.decode(blob)
+        same = (state.name, state.memory_bytes, state.mac, state.address, len(state.registers))
+        if same != (config.name, config.memory_bytes, config.mac, config.address, config.vcpus):
+            raise GuestError(f"device state: of guest {state.name!r} {same[1:]}, which is another one")
+        self._open_sockets(Store.open(self._store_region()))
+        assert self._sockets is not None
+        try:
+            self._wired_port().set_neighbours(state.neighbours)
+            self._sockets.restore(state.streams, state.datagrams)
+            for vcpu, registers in zip(self._vcpus, state.registers, strict=True):
+                vcpu.load(registers, Deadline(_VCPU_NS))
+        except BaseException as error:
+            self._sockets.close()
+            self._sockets = None
+            if isinstance(error, OSError):
+                raise GuestError(f"device state: {error}") from error
+            raise
+        self._generation = state.generation
+        self._owner = state.owner
+        self.state = State.LOADED
+        self._record("loaded", now_ns(), connections=len(state.streams))
+        return len(state.streams)
+
+    def take(self, announcement: Announcement, owner: str | None, generation: int | None) -> dict[str, Any]:
+        """Claim the lease, THE point at which ownership passes, and run.
+
+        :param owner: who must hold it now, and *generation* which it must be; None: as the device state says.
+        :returns: taken, owner, and the times, 0 where it did not come to that.
+        """
+        self._need(State.LOADED)
+        if not all(vcpu.alive for vcpu in self._vcpus):
+            raise GuestError("a vCPU died before the guest took over")
+        me = self._config.lease_me
+        expected = self._generation if generation is None else generation
+        times = dict.fromkeys(("ownership_ns", "resumed_ns", "port_wired_ns", "announce_ns"), 0)
+        if not self._lease.claim(me, self._owner if owner is None else owner, expected):
+            return {"taken": False, "owner": self.lease_owner(), **times}
+        times["ownership_ns"] = now_ns()
+        self._record("ownership_taken", times["ownership_ns"])
+        times.update(self._run(announcement))
+        return {"taken": True, "owner": me, **times}
+
+    def _run(self, announcement: Announcement) -> dict[str, int]:
+        """From here on this guest runs, whatever goes wrong on the way. :returns: when what happened."""
+        assert self._sockets is not None
+        assert self._announcer is not None
+        sockets, announcer = self._sockets, self._announcer
+        self._critical = True
+        self.state = State.RUNNING
+        self._attempt("vcpus", self._run_vcpus)
+        resumed_ns = now_ns()
+        self._attempt("wire", self._wired_port().wire)
+        wired_ns = now_ns()
+        announce_ns = announcer.begin(announcement, wired_ns)
+        self._attempt("connections", lambda: self._lost(sockets.finish()))
+        repair_off_ns = now_ns()
+        self._attempt("services", sockets.serve)
+        self._loop.release_bulk()
+        self._critical = False
+        self._record("resumed", resumed_ns)
+        self._record("port_wired", wired_ns)
+        self._record("repair_off", repair_off_ns, connections=len(sockets))
+        return {"resumed_ns": resumed_ns, "port_wired_ns": wired_ns, "announce_ns": announce_ns}
+
+    # the end
+
+    def stats(self, check: bool) -> dict[str, Any]:
+        """:param check: verify the memory that the vCPUs wrote; they and the services stand still meanwhile."""
+        deadline = Deadline(_VCPU_START_NS)
+        vcpus = [vcpu.stats(deadline) for vcpu in self._vcpus]
+        sockets = self._sockets
+        services = {} if sockets is None else {name: _traffic(item) for name, item in sockets.traffic.items()}
+        errors = sum(int(vcpu.check(deadline)["wrong"]) for vcpu in self._vcpus) if check else 0
+        return {
+            "state": self.state.value,
+            "pages_written": sum(int(vcpu["writes"]) for vcpu in vcpus),
+            "connections": 0 if sockets is None else len(sockets),
+            "embryonic": 0 if sockets is None else sockets.embryonic(),
+            "datagrams": 0 if sockets is None else sockets.datagrams_answered,
+            "services": services,
+            "vcpus": vcpus,
+            "self_check_errors": errors,
+        }
+
+    def stop(self, reason: str) -> None:
+        """Die silently: the network first. Idempotent; nothing here keeps the rest from being done."""
+        if self.state is State.STOPPED:
+            return
+        self.state = State.STOPPED
+        self._loop.hold_bulk()
+        if self._port is not None:
+            self._attempt("cut", self._port.cut)
+        if self._announcer is not None:
+            self._attempt("announcer", self._announcer.close)
+        for vcpu in self._vcpus:
+            self._loop.unwatch(vcpu.channel.fileno())
+            self._attempt("vcpu", vcpu.quit)
+        self._record("stopped", now_ns(), reason=reason)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the events that were kept back while milliseconds counted."""
+        pending, self._pending = self._pending, []
+        if self._writer is not None:
+            for name, at_ns, data in pending:
+                self._writer(name, at_ns, **data)
+
+    # plumbing
+
+    def _need(self, *states: State) -> None:
+        if self.state not in states:
+            allowed = ", ".join(state.value for state in State if state in states)
+            raise GuestError(f"the guest is {self.state.value}; it must be {allowed} for that")
+
+    def _running_sockets(self) -> Sockets:
+        self._need(State.RUNNING)
+        assert self._sockets is not None
+        return self._sockets
+
+    def _wired_port(self) -> GuestPort:
+        assert self._port is not None
+        return self._port
+
+    def _store_region(self) -> memoryview:
+        return self._memory.view[self._config.memory_bytes - self._config.store_bytes :]
+
+    def _open_sockets(self, store: Store) -> None:
+        self._machine = Machine(self._memory.view, store)
+        self._sockets = Sockets(self._config.ip, self._machine, self._loop)
+
+    def _run_vcpus(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.run(Deadline(_VCPU_NS))
+
+    def _watch(self, vcpu: Vcpu) -> None:
+        self._loop.watch(vcpu.channel.fileno(), 1, lambda _events: self._died(f"vCPU {vcpu.index} ended by itself"))
+
+    def _attempt(self, what: str, work: Callable[[], object]) -> None:
+        """Do *work*; a failure is logged and does not keep a guest that owns its lease from going on."""
+        try:
+            work()
+        except (BenchError, OSError):
+            log.exception("%s failed", what)
+
+    def _lost(self, connections: list[str]) -> None:
+        for reason in connections:
+            log.warning("connection lost: %s", reason)
+
+    def _announced(self, kind: str, number: int, due_ns: int, at_ns: int, error: str) -> None:
+        detail: Mapping[str, Any] = {"error": error} if error else {}
+        self._record("announce_sent", at_ns, kind=kind, n=number, due_ns=due_ns, **detail)
+        if not self._critical:
+            self.flush()
+
+    def _record(self, name: str, at_ns: int, **data: Any) -> None:
+        self._pending.append((name, at_ns, data))
+
+
+def _traffic(item: Any) -> dict[str, int]:
+    return {
+        "connections": item.connections,
+        "received_bytes": item.received_bytes,
+        "sent_bytes": item.sent_bytes,
+    }
+
+
+def _memfd(name: str, data: bytes) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

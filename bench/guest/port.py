@@ -1,0 +1,293 @@
+"""The guest's network card: a veth pair whose host end is a port of the hypervisor's bridge.
+
+Set up over rtnetlink, without external commands. What happens in the middle of a switchover, cutting and wiring the
+port, is one message that was built beforehand: setting a bridge port's state takes some 0.07 ms and loses nothing,
+whereas taking links down and up sometimes leaves a dead link for seconds.
+
+Sources: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/neighbour.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.clock import NS_PER_S, Deadline, wait_until
+from bench.errors import GuestError
+from bench.host.kernel import set_sysctls
+
+GUEST_INTERFACE = "eth0"
+_INTERFACE_BYTES = 15  # IFNAMSIZ - 1
+
+# Bounds of what a connection's queues can hold, and with them of the device state: 16 MiB, the usual limit, would take
+# 130 ms at 1 Gbit/s. Unsent bytes are bounded on their own, so that the send buffer may hold a long link's window.
+_SYSCTLS: dict[str, str | int] = {
+    "net.ipv6.conf.all.disable_ipv6": 1,
+    "net.ipv6.conf.default.disable_ipv6": 1,
+    "net.ipv4.tcp_rmem": "4096 131072 2097152",
+    "net.ipv4.tcp_wmem": "4096 65536 4194304",
+    "net.ipv4.tcp_notsent_lowat": 131072,
+    "net.ipv4.conf.all.rp_filter": 0,  # segments as if from the peer come in through lo when a state is restored
+    "net.ipv4.conf.default.rp_filter": 0,
+}
+
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWNEIGH, _RTM_GETNEIGH = 16, 18, 19, 20, 28, 30
+_F_REQUEST, _F_ACK, _F_EXCL, _F_REPLACE, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x200, 0x100, 0x400, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NESTED = 0x8000
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 10, 12, 16, 18
+_IFLA_AF_SPEC, _IFLA_NET_NS_FD = 26, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
+_IFLA_BRPORT_STATE, _DISABLED, _FORWARDING = 1, 0, 3
+_IFA_LOCAL, _IFA_ADDRESS = 2, 1
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_REACHABLE, _NUD_USABLE = 0x02, 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
+_AF_BRIDGE = 7
+_IFF_UP = 1
+_OPER_UP = 6
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One struct rtattr, padded."""
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+
+def attributes(data: bytes | memoryview) -> dict[int, bytes]:
+    """The attributes in *data* by their kind, the flag of nested ones removed; nonsense at the end is left out."""
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4 or offset + length > len(data):
+            break
+        found[kind & 0x3FFF] = bytes(data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
+class Netlink:
+    """A NETLINK_ROUTE socket; it stays in the network namespace in which it was opened."""
+
+    def __init__(self) -> None:
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._sock.bind((0, 0))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 5, 0))
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def request(self, kind: int, flags: int, body: bytes) -> None:
+        """Ask and wait for the acknowledgement. :raises OSError: what the kernel answered."""
+        self.send_prepared(self.prepare(kind, flags, body))
+
+    @staticmethod
+    def prepare(kind: int, flags: int, body: bytes) -> bytes:
+        return _HEADER.pack(_HEADER.size + len(body), kind, flags | _F_REQUEST | _F_ACK, 0, 0) + body
+
+    def send_prepared(self, message: bytes) -> None:
+        """:raises OSError: what the kernel answered."""
+        self._sock.send(message)
+        for kind, payload in self._receive():
+            if kind == _NLMSG_ERROR:
+                (error,) = struct.unpack_from("=i", payload)
+                if error:
+                    raise OSError(-error, os.strerror(-error))
+                return
+        raise OSError(errno.EPROTO, "no acknowledgement from rtnetlink")
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The payload of every answer. :raises OSError: what the kernel answered."""
+        self._sequence += 1
+        flags = _F_REQUEST | _F_DUMP
+        self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+        found = []
+        while True:
+            for answer, payload in self._receive():
+                if answer == _NLMSG_DONE:
+                    return found
+                if answer == _NLMSG_ERROR:
+                    (error,) = struct.unpack_from("=i", payload)
+                    raise OSError(-error, os.strerror(-error))
+                found.append(payload)
+
+    def _receive(self) -> list[tuple[int, bytes]]:
+        data = self._sock.recv(1 << 16)
+        messages = []
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            length, kind, _flags, _sequence, _pid = _HEADER.unpack_from(data, offset)
+            if length < _HEADER.size:
+                break
+            messages.append((kind, data[offset + _HEADER.size : offset + length]))
+            offset += (length + 3) & ~3
+        return messages
+
+    def link(self, index: int, family: int = 0) -> dict[int, bytes]:
+        """The attributes of one interface; empty when there is none."""
+        for payload in self.dump(_RTM_GETLINK, _LINK.pack(family, 0, 0, 0, 0)):
+            if _LINK.unpack_from(payload)[2] == index:
+                return attributes(payload[_LINK.size :])
+        return {}
+
+
+class GuestPort:
+    """The guest's card and the bridge port behind it. Make it in the hypervisor's namespace, before unsharing.
+
+    :param name: the guest's; the port is called ``vnet-<name>``.
+    :param bridge: the hypervisor's bridge.
+    :raises GuestError: when the name is too long or the bridge is missing.
+    """
+
+    def __init__(self, name: str, bridge: str) -> None:
+        self.interface = f"vnet-{name}"
+        self.forwarding = False
+        if len(self.interface.encode()) > _INTERFACE_BYTES or "/" in name or not name:
+            raise GuestError(f"guest name {name!r}: 1 to {_INTERFACE_BYTES - 5} bytes without a slash are allowed")
+        try:
+            self._bridge_index = socket.if_nametoindex(bridge)
+        except OSError as error:
+            raise GuestError(f"no bridge {bridge!r} in the hypervisor: {error.strerror}") from error
+        self._host = Netlink()
+        self._guest: Netlink | None = None
+        self._wire = self._cut = b""
+
+    def create(self, mac: str, address: str, namespace_fd: int) -> None:
+        """Make the pair and attach it, cut; to be called in the guest's namespace.
+
+        :param mac: of the guest, as ``02:00:00:00:01:01``.
+        :param address: as ``10.0.1.1/16``.
+        :param namespace_fd: the guest's network namespace.
+        :raises GuestError: when the kernel refuses.
+        """
+        refused = set_sysctls(_SYSCTLS)
+        unimportant = {name for name in _SYSCTLS if "ipv6" in name and not Path("/proc/sys/net/ipv6").exists()}
+        if set(refused) - unimportant:
+            raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
+        try:
+            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd)
+        except (OSError, ValueError) as error:
+            raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
+
+    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int) -> None:
+        self._guest = guest = Netlink()
+        peer = _LINK.pack(0, 0, 0, 0, 0) + b"".join(
+            (
+                attribute(_IFLA_IFNAME, GUEST_INTERFACE.encode() + b"\0"),
+                attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))),
+                attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace_fd)),
+            )
+        )
+        info = attribute(_IFLA_INFO_KIND, b"veth") + attribute(
+            _IFLA_INFO_DATA | _NESTED, attribute(_VETH_INFO_PEER | _NESTED, peer)
+        )
+        body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, self.interface.encode() + b"\0")
+        self._host.request(_RTM_NEWLINK, _F_CREATE | _F_EXCL, body + attribute(_IFLA_LINKINFO | _NESTED, info))
+        host_index = self._host_index()
+        guest_index = socket.if_nametoindex(GUEST_INTERFACE)
+        # The guest's address comes last. A bridge lets a port forward as soon as it joins, and a guest without an
+        # address has nothing to say and no question to answer until the port is cut.
+        _set_up(guest, socket.if_nametoindex("lo"))
+        _without_link_local_address(self._host, host_index)
+        _set_up(guest, guest_index)
+        _set_up(self._host, host_index)
+        # A late carrier event would make the bridge enable the port again
+        wait_until(
+            lambda: self._host.link(host_index).get(_IFLA_OPERSTATE) == bytes([_OPER_UP]),
+            Deadline(5 * NS_PER_S),
+            f"carrier of {self.interface}",
+            interval_ns=NS_PER_S // 1000,
+        )
+        body = _LINK.pack(0, 0, host_index, 0, 0)
+        self._host.request(_RTM_SETLINK, 0, body + attribute(_IFLA_MASTER, struct.pack("=I", self._bridge_index)))
+        self._cut, self._wire = (_port_state(host_index, state) for state in (_DISABLED, _FORWARDING))
+        self.cut()
+        self._check_cut(host_index)
+        body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, guest_index)
+        local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
+        guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
+
+    def cut(self) -> None:
+        """Black-hole both directions. Idempotent. :raises OSError: when the kernel refuses."""
+        if self._cut:
+            self._host.send_prepared(self._cut)
+        self.forwarding = False
+
+    def wire(self) -> None:
+        """Let the port forward. :raises OSError: when the kernel refuses."""
+        self._host.send_prepared(self._wire)
+        self.forwarding = True
+
+    def neighbours(self) -> tuple[tuple[str, str], ...]:
+        """(IPv4 address, MAC) of everybody whom the guest knows at the moment. Empty when the kernel does not tell."""
+        if self._guest is None:
+            return ()
+        index = socket.if_nametoindex(GUEST_INTERFACE)
+        found = []
+        for payload in self._guest.dump(_RTM_GETNEIGH, _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)):
+            _family, interface, state, _flags, _kind = _NEIGHBOUR.unpack_from(payload)
+            values = attributes(payload[_NEIGHBOUR.size :])
+            ip, mac = values.get(_NDA_DST, b""), values.get(_NDA_LLADDR, b"")
+            if interface == index and state & _NUD_USABLE and len(ip) == 4 and len(mac) == 6:
+                found.append((socket.inet_ntoa(ip), mac.hex(":")))
+        return tuple(found)
+
+    def set_neighbours(self, neighbours: Sequence[tuple[str, str]]) -> None:
+        """Know them all, as just confirmed. :raises OSError: when the kernel refuses."""
+        if self._guest is None:
+            return
+        index = socket.if_nametoindex(GUEST_INTERFACE)
+        for ip, mac in neighbours:
+            body = _NEIGHBOUR.pack(socket.AF_INET, index, _NUD_REACHABLE, 0, 0)
+            values = attribute(_NDA_DST, socket.inet_aton(ip))
+            values += attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
+            self._guest.request(_RTM_NEWNEIGH, _F_CREATE | _F_REPLACE, body + values)
+
+    def close(self) -> None:
+        """Close the netlink sockets; the pair goes with the guest's namespace."""
+        self._host.close()
+        if self._guest is not None:
+            self._guest.close()
+
+    def _host_index(self) -> int:
+        for payload in self._host.dump(_RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)):
+            name = attributes(payload[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0")
+            if name == self.interface.encode():
+                return int(_LINK.unpack_from(payload)[2])
+        raise OSError(errno.ENODEV, f"no interface {self.interface}")
+
+    def _check_cut(self, index: int) -> None:
+        port = attributes(self._host.link(index, _AF_BRIDGE).get(_IFLA_PROTINFO, b""))
+        if port.get(_IFLA_BRPORT_STATE) != bytes([_DISABLED]):
+            raise OSError(errno.EBUSY, "the bridge did not disable the port (is its spanning tree protocol on?)")
+
+
+def _port_state(index: int, state: int) -> bytes:
+    info = attribute(_IFLA_PROTINFO | _NESTED, attribute(_IFLA_BRPORT_STATE, bytes([state])))
+    return Netlink.prepare(_RTM_SETLINK, 0, _LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + info)
+
+
+def _set_up(netlink: Netlink, index: int) -> None:
+    netlink.request(_RTM_NEWLINK, 0, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP))
+
+
+def _without_link_local_address(netlink: Netlink, index: int) -> None:
+    """No IPv6 chatter from the host end; a kernel without IPv6 has none."""
+    mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_GEN_MODE_NONE]))
+    spec = attribute(_IFLA_AF_SPEC | _NESTED, attribute(socket.AF_INET6 | _NESTED, mode))
+    try:
+        netlink.request(_RTM_SETLINK, 0, _LINK.pack(0, 0, index, 0, 0) + spec)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+            raise

@@ -1,0 +1,295 @@
+"""All sockets of the guest: listeners, connections and UDP ports, serving, frozen, dumped and restored together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.clock import NS_PER_MS, NS_PER_S, now_ns
+from bench.errors import GuestError
+from bench.guest import tcp_repair
+from bench.guest.connection import Connection, Traffic
+from bench.guest.device_state import DatagramState, StreamState
+from bench.guest.loop import Loop
+from bench.guest.services.base import Machine
+from bench.guest.services.registry import DATAGRAM_PORTS, STREAM_PORTS, open_datagram, open_stream, restore_stream
+
+MAX_CONNECTIONS = 16384
+_BACKLOG = 1024
+_ACCEPTS_PER_EVENT = 16
+_DATAGRAMS_PER_EVENT = 32
+_DATAGRAM_BYTES = 65535
+_UDP_BUFFER_BYTES = 4 << 20
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_RCVBUFFORCE = 26, 27, 33
+_SYN_RECV = "03"
+
+# Draining is worth its time only when it keeps much from being sent twice.
+_DRAIN_FROM_BYTES = 256 << 10
+_DRAIN_STEP_NS = 200_000
+DRAIN_NS = 2 * NS_PER_MS
+
+# Classic BPF over a TCP header: drop what has SYN without ACK (linux/filter.h).
+_NO_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # ldb [13]: the flags
+        (0x54, 0, 0, 0x12),  # and SYN | ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # accept
+    )
+)
+
+
+class Sockets:
+    """Make it in the guest's network namespace.
+
+    :param ip: the guest's address; all sockets are bound to it.
+    :param machine: what services see; its store must be right before a service runs.
+    :raises GuestError: when a port cannot be bound.
+    """
+
+    def __init__(self, ip: str, machine: Machine, loop: Loop) -> None:
+        self._ip = ip
+        self._machine = machine
+        self._loop = loop
+        self._listeners: dict[int, socket.socket] = {}
+        self._ports: dict[int, socket.socket] = {}
+        self._datagrams = {port: open_datagram(name) for port, name in DATAGRAM_PORTS.items()}
+        self._connections: dict[Connection, None] = {}
+        self._unread: tuple[DatagramState, ...] = ()
+        self._serving = False
+        self._door_closed = False
+        self.traffic = {name: Traffic() for name in STREAM_PORTS.values()}
+        self.datagrams_answered = 0
+        try:
+            for port in STREAM_PORTS:
+                self._listeners[port] = self._listen(port)
+            for port in DATAGRAM_PORTS:
+                self._ports[port] = self._bind(port)
+        except OSError as error:
+            self.close()
+            raise GuestError(f"the guest cannot listen on {ip} port {port}: {error.strerror}") from error
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._connections)
+
+    def _listen(self, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            sock.bind((self._ip, port))
+            sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _bind(self, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UDP_BUFFER_BYTES)
+            sock.bind((self._ip, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    # running
+
+    def serve(self) -> None:
+        """Begin, or go on after :meth:`freeze`."""
+        if not self._serving:
+            self._serving = True
+            for port, listener in self._listeners.items():
+                self._loop.watch_bulk(listener.fileno(), select.EPOLLIN, self._acceptor(port, listener))
+            for port, sock in self._ports.items():
+                self._loop.watch_bulk(sock.fileno(), select.EPOLLIN, self._answerer(port, sock))
+        unread, self._unread = self._unread, ()
+        for datagram in unread:
+            self._answer(datagram.port, datagram.data, datagram.remote)
+        for connection in list(self._connections):
+            connection.serve()
+
+    def _acceptor(self, port: int, listener: socket.socket) -> Any:
+        return lambda _events: self._accept(port, listener, _ACCEPTS_PER_EVENT, serve=True)
+
+    def _answerer(self, port: int, sock: socket.socket) -> Any:
+        return lambda _events: self._receive(port, sock)
+
+    def _accept(self, port: int, listener: socket.socket, limit: int, *, serve: bool) -> None:
+        for _ in range(limit):
+            try:
+                sock, _address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            if len(self._connections) >= MAX_CONNECTIONS:
+                sock.close()
+                continue
+            sock.setblocking(False)
+            with contextlib.suppress(FileNotFoundError):  # inherited when it came while the door was closed
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            name = STREAM_PORTS[port]
+            self.traffic[name].connections += 1
+            service = open_stream(name, self._machine)
+            connection = Connection(sock, service, self._loop, self.traffic[name], self._forget)
+            self._connections[connection] = None
+            if serve:
+                connection.serve()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+
+    def _receive(self, port: int, sock: socket.socket) -> None:
+        for _ in range(_DATAGRAMS_PER_EVENT):
+            try:
+                data, remote = sock.recvfrom(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            self._answer(port, data, remote)
+
+    def _answer(self, port: int, data: bytes, remote: tuple[str, int]) -> None:
+        answer = self._datagrams[port].datagram(data)
+        self.datagrams_answered += 1
+        if answer is not None:
+            with contextlib.suppress(OSError):  # no room or no route: UDP may lose
+                self._ports[port].sendto(answer, remote)
+
+    # the door
+
+    def close_door(self) -> None:
+        """Drop new SYNs silently; handshakes under way go on. Idempotent."""
+        if not self._door_closed:
+            program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+            filter_ = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))  # struct sock_fprog
+            for listener in self._listeners.values():
+                listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
+            self._door_closed = True
+
+    def open_door(self) -> None:
+        """Idempotent."""
+        if self._door_closed:
+            for listener in self._listeners.values():
+                listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            self._door_closed = False
+
+    @staticmethod
+    def embryonic() -> int:
+        """Connections half way through their handshake, which cannot be moved."""
+        table = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii")
+        return sum(line.split(None, 4)[3] == _SYN_RECV for line in table.splitlines()[1:])
+
+    # moving away
+
+    def freeze(self) -> None:
+        """No timer runs until :meth:`serve`; the loop must hold its bulk events too."""
+        for connection in self._connections:
+            connection.freeze()
+
+    def drain(self, duration_ns: int = DRAIN_NS) -> None:
+        """Wait, bounded, until the peers have acknowledged the bulk of what was sent."""
+        end_ns = now_ns() + duration_ns
+        while now_ns() < end_ns:
+            flying = sum(tcp_repair.in_flight_bytes(connection.sock) for connection in self._connections)
+            if flying < _DRAIN_FROM_BYTES:
+                return
+            time.sleep(_DRAIN_STEP_NS / NS_PER_S)  # nothing announces an acknowledgement
+
+    def dump(self) -> tuple[tuple[StreamState, ...], tuple[DatagramState, ...]]:
+        """Everything that the sockets hold, unaccepted connections and unread datagrams included; the network is cut.
+
+        :raises OSError: when the kernel refuses; :meth:`undo` mends it.
+        """
+        for port, listener in self._listeners.items():
+            self._accept(port, listener, MAX_CONNECTIONS, serve=False)
+        streams = []
+        for connection in list(self._connections):
+            state = connection.dump()
+            if state is None:
+                connection.close()
+            else:
+                streams.append(state)
+        self._unread += tuple(
+            DatagramState(port, (remote[0], remote[1]), data)
+            for port, sock in self._ports.items()
+            for data, remote in _waiting(sock)
+        )
+        return tuple(streams), self._unread
+
+    def undo(self) -> list[str]:
+        """Leave repair mode everywhere, the network attached; :meth:`serve` follows.
+
+        :returns: what went wrong with connections that are lost.
+        """
+        return [lost for connection in list(self._connections) if (lost := connection.undo())]
+
+    # moving in
+
+    def restore(self, streams: Sequence[StreamState], datagrams: Sequence[DatagramState]) -> None:
+        """Put everything back, in repair mode; the network is cut.
+
+        :raises GuestError: when something cannot be restored; nothing is left then.
+        """
+        half_closed = any(stream.tcp.state != "established" for stream in streams)
+        if any(datagram.port not in self._ports for datagram in datagrams) or len(streams) > MAX_CONNECTIONS:
+            raise GuestError("device state: a datagram for no port, or too many connections")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._drop_connections)
+            raw = None
+            if half_closed:
+                kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+                raw = stack.enter_context(socket.socket(socket.AF_INET, kind, socket.IPPROTO_RAW))
+            for stream in streams:
+                self._restore_one(stream, raw)
+            self._unread = tuple(datagrams)
+            stack.pop_all()
+            if raw is not None:
+                raw.close()
+
+    def _restore_one(self, stream: StreamState, raw: socket.socket | None) -> None:
+        ip, port = stream.tcp.local
+        if ip != self._ip or STREAM_PORTS.get(port) != stream.service:
+            raise GuestError(f"device state: no {stream.service[:32]!r} service at {ip}:{port}")
+        service = restore_stream(stream.service, stream.state, self._machine)
+        sock = tcp_repair.restore(stream.tcp, raw)
+        traffic = self.traffic[stream.service]
+        connection = Connection(sock, service, self._loop, traffic, self._forget)
+        connection.adopt(stream)
+        self._connections[connection] = None
+
+    def _drop_connections(self) -> None:
+        for connection in list(self._connections):
+            connection.close()
+
+    def finish(self) -> list[str]:
+        """Leave repair mode everywhere, the network attached; :meth:`serve` follows.
+
+        :returns: what went wrong with connections that are lost.
+        """
+        return [lost for connection in list(self._connections) if (lost := connection.finish())]
+
+    def close(self) -> None:
+        """Close the listeners and ports; connections end with the process, so that they can end silently."""
+        for sock in (*self._listeners.values(), *self._ports.values()):
+            self._loop.unwatch_bulk(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+        self._ports.clear()
+
+
+def _waiting(sock: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
+    """All datagrams that a port has not read yet."""
+    found: list[tuple[bytes, tuple[str, int]]] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recvfrom(_DATAGRAM_BYTES))
+    return found
