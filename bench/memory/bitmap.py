@@ -80,8 +80,9 @@ class DirtyBitmap:
 
         Goes on where the last call stopped and wraps at the end, so that draining the map costs one pass.
         """
-        found = self._take_from(self._cursor, limit)
-        if not len(found) and self._cursor:
+        begin = self._cursor
+        found = self._take_from(begin, limit)
+        if not len(found) and begin:
             found = self._take_from(0, limit)
         return found
 

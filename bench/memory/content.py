@@ -120,17 +120,22 @@ def check_image(path: Path, memory_bytes: int, where: str = "scenario", key: str
     :raises ScenarioError: naming *where* and *key* when it cannot.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise ScenarioError(where, key, str(path), "a regular file")
-            file.read(1)
+            file.read(1)  # a file may open and still not be readable
     except OSError as error:
         raise ScenarioError(where, key, str(path), f"a readable file ({error.strerror})") from error
     if not 1 <= info.st_size <= memory_bytes:
         allowed = f"a file of 1 to {memory_bytes} bytes (guest.memory); this one has {info.st_size}"
         raise ScenarioError(where, key, str(path), allowed)
     return info.st_size
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A FIFO without a writer would block the open for ever."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def load_image(memory: memoryview, path: Path) -> int:
@@ -145,7 +150,7 @@ def load_image(memory: memoryview, path: Path) -> int:
         raise GuestError(f"guest image {path}: {error.allowed} is needed") from error
     done = 0
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             while done < size:
                 count = file.readinto(memory[done : min(size, done + _READ_BYTES)])
                 if not count:

@@ -301,14 +301,14 @@ def probe() -> str:
     """
     reasons = []
     for method in TRACKERS:
-        problem = _problem_of(method)
+        problem = problem_of(method)
         if not problem:
             return method
         reasons.append(f"{method}: {problem}")
     raise MemoryTrackingError(f"no way to track dirty pages here ({'; '.join(reasons)})", _REMEDY)
 
 
-def _problem_of(method: str) -> str:
+def problem_of(method: str) -> str:
     """Why a method does not work here; empty when it does."""
     try:
         return "" if _finds_a_write(method) else "does not notice a write"
