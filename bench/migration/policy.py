@@ -99,12 +99,12 @@ class BandwidthEstimate:
     def __init__(self) -> None:
         self.bps: int | None = None
 
-    def add(self, delivered_bytes: int, busy_ns: int) -> None:
-        """:param busy_ns: time during which the link had something to send; samples of no time say nothing."""
-        if busy_ns <= 0 or delivered_bytes <= 0:
+    def add(self, delivered_bytes: int, elapsed_ns: int) -> None:
+        """:param elapsed_ns: the time that took; samples of no time or no bytes say nothing."""
+        if elapsed_ns <= 0 or delivered_bytes <= 0:
             return
-        sample = delivered_bytes * 8 * NS_PER_S // busy_ns
-        if self.bps is None or busy_ns >= WINDOW_NS:
+        sample = delivered_bytes * 8 * NS_PER_S // elapsed_ns
+        if self.bps is None or elapsed_ns >= WINDOW_NS:
             self.bps = sample
         else:
-            self.bps += (sample - self.bps) * busy_ns // WINDOW_NS
+            self.bps += (sample - self.bps) * elapsed_ns // WINDOW_NS

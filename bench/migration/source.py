@@ -281,7 +281,7 @@ class Session:
             self._connection.send(wire.encode_final(self._rounds))
         else:
             self.report("round_begin", begin_ns, round=self._rounds)
-        begin = self._connection.info()
+        acked_bytes = self._connection.info().acked_bytes
         sent = Sent()
         pages = self.pending.pages()
         self.pending.clear()
@@ -295,7 +295,7 @@ class Session:
         sent.sent_bytes += self._connection.send(wire.encode_round_end(self._rounds, sent.pages))
         if paused:
             self.report("final_pages_sent", pages=sent.pages)
-        self._account(begin.acked_bytes, begin.busy_ns, begin_ns)
+        self._account(acked_bytes, begin_ns)
         if not paused:
             self._collect()
         self.report(
@@ -315,15 +315,12 @@ class Session:
         assert self._tracker is not None
         self._tracker.collect(self.pending)
 
-    def _account(self, acked_bytes: int, busy_ns: int, begin_ns: int) -> None:
-        """Feed the bandwidth estimate with what was delivered since the round began."""
-        info = self._connection.info()
-        wall_ns = now_ns() - begin_ns
-        ticked_ns = info.busy_ns - busy_ns  # in steps of up to 10 ms: good for long rounds, nothing for short ones
-        busy = ticked_ns if policy.WINDOW_NS <= ticked_ns < wall_ns else wall_ns
-        if self.order.limits.max_bandwidth_bps:
-            busy = wall_ns  # the limit makes the pauses
-        self._estimate.add(info.acked_bytes - acked_bytes, busy)
+    def _account(self, acked_bytes: int, begin_ns: int) -> None:
+        """Feed the bandwidth estimate with what was delivered since the round began.
+
+        By the wall clock: what this engine's own work costs, it will cost in the final copy as well.
+        """
+        self._estimate.add(self._connection.info().acked_bytes - acked_bytes, now_ns() - begin_ns)
 
     def _chunk_pages(self) -> int:
         """So many pages that neither the link nor the pacing holds them for longer than :data:`CHUNK_NS`."""

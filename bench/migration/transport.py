@@ -41,7 +41,6 @@ class TransportInfo:
     """What the kernel knows of the connection (struct tcp_info of linux/tcp.h).
 
     :param acked_bytes: delivered so far.
-    :param busy_ns: time during which it had data to deliver, in steps of the kernel's tick.
     :param queued_bytes: written to the socket and not acknowledged yet.
     :param rtt_ns: smoothed round trip, with the queues that this connection's own data builds up.
     :param min_rtt_ns: the shortest round trip of the last minutes.
@@ -49,7 +48,6 @@ class TransportInfo:
     """
 
     acked_bytes: int
-    busy_ns: int
     queued_bytes: int
     rtt_ns: int
     min_rtt_ns: int
@@ -238,9 +236,8 @@ class Connection:
         (retransmits,) = struct.unpack_from("=I", raw, 100)
         (acked,) = struct.unpack_from("=Q", raw, 120)
         (min_rtt_us,) = struct.unpack_from("=I", raw, 148)
-        (busy_us,) = struct.unpack_from("=Q", raw, 168)
         queued = struct.unpack("=i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-        return TransportInfo(acked, busy_us * 1000, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
+        return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
 
 
 def listen(address: str, port: int) -> socket.socket:
