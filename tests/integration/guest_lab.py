@@ -145,9 +145,10 @@ class Lab:
         guest.control.configure(self.config(host, True))
         return guest
 
-    def flows(self, duration_s: float) -> subprocess.Popen[str]:
-        command = self.namespaces["c"].enter(sys.executable, str(FLOWS), GUEST_IP, str(duration_s))
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    def flows(self, duration_s: float, chosen: str = "") -> subprocess.Popen[str]:
+        command = self.namespaces["c"].enter(sys.executable, str(FLOWS), GUEST_IP, str(duration_s), *filter(None, [chosen]))
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.stack.callback(_end_process, process)
         return process
 
