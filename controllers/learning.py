@@ -9,10 +9,14 @@ ip, switch, port}, ``mac_learned`` {mac, switch, port}, ``mac_moved`` {mac, swit
 after the switch has been told what to do. ``flow_mod_sent`` {switch, count, xid, mac}, ``barrier_sent`` and
 ``barrier_answered`` {switch, xid, mac, took_ns}: when that happened; an xid is unique per switch. ``switch_ready``
 {dpid, name}: the pipeline is in place.
+
+The environment variable ``BENCH_HOLD_S`` sets the hold time against late frames in seconds (default 1), for networks
+in which frames are under way for longer.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,9 @@ if not __package__ and str(Path(__file__).resolve().parent.parent) not in sys.pa
 
 from controllers import framework, observe
 from controllers.learning_logic import (
+    HOLD_VARIABLE,
     MISS_COOKIE,
+    NS_PER_S,
     Barrier,
     Flow,
     FlowDelete,
@@ -30,6 +36,7 @@ from controllers.learning_logic import (
     Match,
     Observation,
     Step,
+    hold_s,
 )
 
 _ofproto = framework.load("ofproto.ofproto_v1_3")
@@ -49,13 +56,15 @@ class Learning(framework.app_class()):  # type: ignore[misc]
         self._switches: dict[int, LearningSwitch] = {}
         self._barriers: dict[tuple[int, int], tuple[str | None, int]] = {}
         self._write = observe.observer()
+        self._hold_s = hold_s(os.environ.get(HOLD_VARIABLE, ""))
 
     # from the switches
 
     @framework.handles("EventOFPSwitchFeatures", "config")
     def switch_features(self, event: Any) -> None:
         datapath = event.msg.datapath
-        switch = LearningSwitch(observe.switch_name(datapath.id), datapath.id)
+        name = observe.switch_name(datapath.id)
+        switch = LearningSwitch(name, datapath.id, hold_ns=self._hold_s * NS_PER_S)
         self._switches[datapath.id] = switch
         self._carry_out(datapath, switch, switch.connected(), observe.now_ns())
 

@@ -80,6 +80,7 @@ AGEING_S = 300  # as in a Linux bridge and Open vSwitch
 QUIET_S = 10
 HOLD_NS = NS_PER_S  # OpenFlow's timeouts count whole seconds
 GUARD_NS = 20_000_000
+HOLD_VARIABLE = "BENCH_HOLD_S"
 
 Output: TypeAlias = int | Literal["controller", "flood"]
 
@@ -144,6 +145,17 @@ class Entry:
     installed_ns: int
     left_port: int | None = None
     moved_ns: int = 0
+
+
+def hold_s(text: str) -> int:
+    """The hold time in whole seconds, as OpenFlow counts it; empty: the default.
+
+    :raises ValueError: when *text* is no number from 1 to 3600.
+    """
+    seconds = int(text) if text.isdecimal() else 0 if text else HOLD_NS // NS_PER_S
+    if not 1 <= seconds <= 3600:
+        raise ValueError(f"{HOLD_VARIABLE}={text}: a whole number of seconds from 1 to 3600")
+    return seconds
 
 
 def pipeline() -> list[Flow]:

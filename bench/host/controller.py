@@ -32,6 +32,8 @@ class ControllerProcess:
     :param rundir: the run's directory; events go to ``events/controller.jsonl``, output to ``logs/controller.log``.
     :param port: TCP port on 127.0.0.1; 0 takes a free one, which :attr:`port` tells after :meth:`start`.
     :param names: the name of each datapath id, where it is not Mininet's (1 is s1).
+    :param hold_s: for how long after a move the learning switch takes frames from the port that was left for late ones:
+        more than the longest way through the network, queues included.
     :param on_event: called with each lifecycle event as it is read (by the calls below, there is no thread).
     """
 
@@ -43,6 +45,7 @@ class ControllerProcess:
         port: int = 6653,
         *,
         names: Mapping[int, str] | None = None,
+        hold_s: int = 1,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.framework = framework
@@ -55,6 +58,7 @@ class ControllerProcess:
         self.connected: set[str] = set()
         self.ready: set[str] = set()
         self._names = dict(names or {})
+        self._hold_s = hold_s
         self._on_event = on_event
         self._process: Process | None = None
         self._channel: Channel | None = None
@@ -91,6 +95,7 @@ class ControllerProcess:
         environment = {
             "BENCH_EVENTS": str(self.events),
             "BENCH_SWITCHES": json.dumps({str(dpid): name for dpid, name in self._names.items()}),
+            "BENCH_HOLD_S": str(self._hold_s),
             "PYTHONWARNINGS": "ignore",  # of the frameworks' own old code; the log is for the app
         }
         self._process, self._channel = spawn_child(

@@ -6,7 +6,7 @@ import pytest
 from fake_flow_table import FakeSwitch, arp, data_frame, rarp
 
 from controllers import packets
-from controllers.learning_logic import Barrier, Flow, LearningSwitch, Match
+from controllers.learning_logic import Barrier, Flow, LearningSwitch, Match, hold_s
 
 GUEST = "52:54:00:00:00:01"
 CLIENT = "52:54:00:00:00:02"
@@ -215,3 +215,14 @@ def test_whatever_happens_the_last_quiet_place_of_the_guest_wins(seed: int) -> N
     switch.send(port, ANNOUNCEMENTS["rarp"])
     other = port % 4 + 1
     assert switch.put(other, data_frame(NEWCOMER, GUEST)) == {port}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 1), ("1", 1), ("3600", 3600)])
+def test_hold_time(text: str, seconds: int) -> None:
+    assert hold_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "3601", "-1", "0.5", "long", "²"])
+def test_a_wrong_hold_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a whole number of seconds from 1 to 3600"):
+        hold_s(text)
