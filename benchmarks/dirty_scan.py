@@ -7,6 +7,8 @@ import os
 import statistics
 import time
 
+import numpy as np
+
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.guest.vcpu_client import Vcpu
 from bench.guest.workload import split
