@@ -64,7 +64,7 @@ def test_limit() -> None:
 def test_broken_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "f.npy"
     path.write_bytes(content)
-    with pytest.raises(ResultError, match="f[.]npy"):
+    with pytest.raises(ResultError, match=r"f\.npy"):
         load_records(path)
 
 
@@ -72,9 +72,9 @@ def test_other_layouts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.npy"
     for array in (np.zeros(3), np.zeros((2, 2), RECORD), np.array([{"a": 1}], dtype=object)):
         np.save(path, array, allow_pickle=True)
-        with pytest.raises(ResultError, match="f[.]npy"):
+        with pytest.raises(ResultError, match=r"f\.npy"):
             load_records(path)
-    with pytest.raises(ResultError, match="missing[.]npy"):
+    with pytest.raises(ResultError, match=r"missing\.npy"):
         load_records(tmp_path / "missing.npy")
 
 
