@@ -1,7 +1,7 @@
 """The testbed of one run: network, controller, hypervisors and the guest, raised from a plan and taken down as one.
 
-Must live in a sandbox (:mod:`bench.host.sandbox`). Everything is registered for clean-up before it is started; ``close`` is
-idempotent, bounded, and one part that fails to stop does not keep the others from being stopped.
+Must live in a sandbox (:mod:`bench.host.sandbox`). Everything is registered for clean-up before it is started;
+``close`` is idempotent, bounded, and one part that fails to stop does not keep the others from being stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.guest.client import GuestControl, guest_command
 from bench.host.commands import Process, python_environment, run, spawn
 from bench.host.controller import ControllerProcess
 from bench.host.ovs import OpenVSwitch
-from bench.link.calibrate import calibrate
+from bench.link.calibrate import Endpoint, calibrate
 from bench.link.links import LinkFactory
 from bench.migration.announce import frames, offsets_ns
 from bench.plan import Plan
@@ -89,15 +89,17 @@ class Testbed:
         :raises BenchError: what could not be made; the caller closes.
         """
         self._notify("raising the network")
-        self.ovs = OpenVSwitch(self.directory / "ovs", datapath=self.scenario.network.datapath)
+        self.ovs = OpenVSwitch(self.directory / "ovs", self.scenario.network.datapath)
         self._stack.callback(self.ovs.stop)
         self.ovs.start()
         if self.scenario.controller.app != "standalone":
+            names = {number: name for number, name in enumerate(self.plan.topo.switches(), 1)}
             self.controller = ControllerProcess(
-                framework=self.scenario.controller.framework,
-                app=self.scenario.controller.app,
-                directory=self.directory,
-                port=CONTROLLER_PORT,
+                self.scenario.controller.framework,
+                self.scenario.controller.app,
+                self.directory,
+                CONTROLLER_PORT,
+                names=names,
             )
             self._stack.callback(self.controller.stop)
             self.controller.start()
@@ -108,7 +110,20 @@ class Testbed:
             self.controller.wait_connected(len(self.net.switches), Deadline(CONNECT_NS))
         if self.scenario.calibration.enabled:
             self._notify("calibrating the links")
-        self.links = calibrate(self._require_factory(), self.net, self.scenario.calibration)
+        self.links = calibrate(
+            self._require_factory(),
+            {host.name: Endpoint(host.pid, self.plan.addresses[host.name]) for host in self.net.hosts},
+            self.scenario.calibration,
+            log_directory=self.directory / "logs",
+            switch_pid=self._switch_pid(),
+        )
+
+    def _switch_pid(self) -> int | None:
+        """The process whose packet sockets carry all frames: ovs-vswitchd of the userspace datapath."""
+        assert self.ovs is not None
+        if self.ovs.datapath != "user":
+            return None
+        return next((process.pid for process in self.ovs.processes if process.name == "ovs-vswitchd"), None)
 
     def _require_factory(self) -> LinkFactory:
         if self._factory is None:
@@ -122,12 +137,12 @@ class Testbed:
         setLogLevel("error")
         Mininet.inited = True  # or it would change limits and sysctls of the whole machine
         assert self.ovs is not None
-        factory = LinkFactory(self.directory, self.scenario.link, log=self.directory / "logs" / "delayline.log")
+        factory = LinkFactory(self.scenario.link, log=self.directory / "logs" / "delayline.log")
         self._stack.callback(factory.stop)
         self._factory = factory
         net = Mininet(
             topo=None,
-            switch=self.ovs.switch_class(controller_port=CONTROLLER_PORT if self.controller else None),
+            switch=self.ovs.switch_class(CONTROLLER_PORT if self.controller else None),
             link=factory.link_class(),
             controller=None,
             autoSetMacs=True,
@@ -140,14 +155,13 @@ class Testbed:
         for name in topo.hosts():
             address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
             net.addHost(name, **{**topo.nodeInfo(name), "ip": address})
-        for name in topo.switches():
-            net.addSwitch(name, **topo.nodeInfo(name))
-        factory.start()
+        for number, name in enumerate(topo.switches(), 1):
+            net.addSwitch(name, **{"dpid": f"{number:016x}", **topo.nodeInfo(name)})
         for first, second, params in topo.links(withInfo=True):
             net.addLink(**{"node1": net[first], "node2": net[second], **_link_params(params)})
         net.build()
         net.start()
-        factory.apply_all(net)
+        factory.apply_all()  # after the start: Open vSwitch takes the qdiscs off a port that it adds
 
     def _stop_network(self) -> None:
         # Mininet's own stop() also prints and waits for terminals; links and namespaces die with the sandbox anyway.
@@ -227,7 +241,7 @@ class Testbed:
         )
 
     def boot_guest(self) -> None:
-        """Start the guest on the plan's source. :raises BenchError: with the end of its log when it does not come up."""
+        """Start the guest on the plan's source. :raises BenchError: with the end of its log when it does not start."""
         self._notify(f"booting {self.scenario.guest.name} on {self.plan.source}")
         host = self.plan.source
         socket_path, events, log = self.guest_paths(host)
@@ -278,9 +292,9 @@ class Testbed:
     def require_alive(self) -> None:
         """:raises BenchError: when a part that everything depends on has died."""
         if self.controller is not None:
-            self.controller.require_alive()
+            self.controller.check()
         if self._factory is not None:
-            self._factory.require_alive()
+            self._factory.check()
 
     def close(self) -> None:
         """Take everything down. Idempotent."""
