@@ -115,6 +115,17 @@ class LinkSpec(Spec):
             raise ValueError("jitter no larger than the delay")
         return self
 
+    def flipped(self) -> LinkSpec:
+        """The same link seen from its second node."""
+        if self.reverse is None:
+            return self
+        keys = ("bandwidth", "delay", "jitter", "loss", "queue")
+        here = {key: getattr(self, key) for key in keys}
+        there = {key: value for key in keys if (value := getattr(self.reverse, key)) is not None}
+        if "delay" in there and "jitter" not in there:
+            there["jitter"] = min(self.jitter, there["delay"])
+        return self.model_copy(update={**there, "reverse": LinkDirectionSpec.model_construct(**here)})
+
 
 class LinkDirectionSpec(Spec):
     """The direction from a link's second node to its first, where it differs; keys left out are as in the link."""
@@ -320,10 +331,14 @@ class Scenario(Spec):
         return tuple(named)
 
     def link(self, first: str, second: str) -> LinkSpec:
-        """The spec of the link between two nodes: ``links."a-b"`` (either order), else ``links.default``."""
-        for key in (f"{first}-{second}", f"{second}-{first}"):
-            if key in self.links:
-                return self.links[key]
+        """The spec of the link between two nodes: ``links."a-b"`` (either order), else ``links.default``.
+
+        Its directions are as seen from *first*, whichever way round the scenario names the link.
+        """
+        if f"{first}-{second}" in self.links:
+            return self.links[f"{first}-{second}"]
+        if f"{second}-{first}" in self.links:
+            return self.links[f"{second}-{first}"].flipped()
         return self.links.get("default", LinkSpec())
 
 

@@ -39,7 +39,7 @@ from bench.units import format_bit_rate, format_duration
 PROBES = 21
 PROBE_INTERVAL_NS = 2 * NS_PER_MS
 ECHO_ATTEMPTS = 5
-BURST_ATTEMPTS = 3
+BURST_ATTEMPTS = 5
 MAX_BURST_NS = NS_PER_S
 MIN_BURST_FRAMES = 60
 TOGETHER_BPS = 2 * 10**9
