@@ -30,13 +30,17 @@ def command(name: str, *words: str) -> dict[str, Any]:
     return {"name": name, "kind": "command", "command": list(words)}
 
 
-def poll_until(agents: ClientAgents, name: str, data: dict[str, Any]) -> list[Event]:
-    seen: list[Event] = []
+def poll_until(agents: ClientAgents, *wanted: tuple[str, dict[str, Any]]) -> None:
+    """Poll until an event of each name with this data has come, in any order."""
+    missing = list(wanted)
     deadline = Deadline(20 * NS_PER_S)
-    while not any(event.name == name and data.items() <= event.data.items() for event in seen):
-        assert not deadline.expired, seen
-        agents.poll(seen.append, NS_PER_S // 10)
-    return seen
+
+    def seen(event: Event) -> None:
+        missing[:] = [want for want in missing if want[0] != event.name or not want[1].items() <= event.data.items()]
+
+    while missing:
+        assert not deadline.expired, missing
+        agents.poll(seen, NS_PER_S // 10)
 
 
 def by_name(reports: list[FlowReport]) -> dict[str, FlowReport]:
@@ -53,9 +57,8 @@ def test_commands_as_flows(agents: ClientAgents, tmp_path: Path) -> None:
     ]
     agents.configure("c1", "10.0.1.1", flows)
     agents.start()
-    for name in ("fine", "wrong", "much"):
-        poll_until(agents, "command_ended", {"flow": name})
-    poll_until(agents, "flow_status", {"name": "long", "alive": True})
+    ended = [("command_ended", {"flow": name}) for name in ("fine", "wrong", "much")]
+    poll_until(agents, *ended, ("flow_status", {"name": "long", "alive": True}))
     reports = agents.stop()
     found = by_name(reports)
     assert found["fine"].report["alive"]
@@ -79,12 +82,12 @@ def test_commands_as_flows(agents: ClientAgents, tmp_path: Path) -> None:
 def test_an_agent_that_dies_takes_only_its_flows(agents: ClientAgents) -> None:
     agents.configure("c1", "10.0.1.1", [command("one", "sleep", "60")])
     agents.start()
-    poll_until(agents, "flow_status", {"name": "one"})
+    poll_until(agents, ("flow_status", {"name": "one"}))
     agents.spawn("c2", None)
     agents.configure("c2", "10.0.1.1", [command("two", "sleep", "60")])
     agents._agents["c1"].process.stop()
     with pytest.raises(ProbeError, match="client agent of c1 died"):
-        poll_until(agents, "never", {})
+        poll_until(agents, ("never", {}))
     found = by_name(agents.stop())
     assert (found["one"].report["alive"], found["one"].report["error"]) == (False, "agent died")
     assert found["two"].report["alive"]
