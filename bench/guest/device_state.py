@@ -2,7 +2,7 @@
 
 Layout, integers in network byte order::
 
-    magic "MBDS" | version u16 | zero u16 | header bytes u32 | body bytes u64 | CRC-32 of all that follows u32
+    magic "MBDS" | version u16 | zero u16 | header bytes u32 | body bytes u64 | XXH3-64 of all that follows u64
     header       one JSON object (below)
     body         binary parts one after the other, in the order in which the header gives their lengths
 
@@ -18,10 +18,11 @@ import ipaddress
 import json
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+
+import xxhash
 
 from bench.errors import GuestError
 
@@ -30,7 +31,7 @@ MAX_STATE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 64 << 20
 MAX_ITEMS = 65536
 
-_PREFIX = struct.Struct("!4sHHIQI")
+_PREFIX = struct.Struct("!4sHHIQQ")
 _MAGIC = b"MBDS"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -168,8 +169,11 @@ class DeviceState:
     counters: Mapping[str, int] = field(default_factory=dict)
 
 
-def encode(state: DeviceState) -> bytes:
-    """:raises GuestError: when the state is larger than a destination accepts."""
+def encode(state: DeviceState) -> list[bytes]:
+    """The state as pieces to be written one after the other: queues of megabytes are not copied into one.
+
+    :raises GuestError: when the state is larger than a destination accepts.
+    """
     header = {
         "name": state.name,
         "memory_bytes": state.memory_bytes,
@@ -194,11 +198,13 @@ def encode(state: DeviceState) -> bytes:
         parts += [stream.tcp.receive_queue, stream.tcp.send_queue]
     parts += [datagram.data for datagram in state.datagrams]
     text = json.dumps(header, separators=(",", ":")).encode()
-    body = b"".join(parts)
-    if len(text) > MAX_HEADER_BYTES or _PREFIX.size + len(text) + len(body) > MAX_STATE_BYTES:
-        raise GuestError(f"device state of {len(text)} + {len(body)} bytes is too large to be moved")
-    checksum = zlib.crc32(body, zlib.crc32(text))
-    return _PREFIX.pack(_MAGIC, VERSION, 0, len(text), len(body), checksum) + text + body
+    body_bytes = sum(map(len, parts))
+    if len(text) > MAX_HEADER_BYTES or _PREFIX.size + len(text) + body_bytes > MAX_STATE_BYTES:
+        raise GuestError(f"device state of {len(text)} + {body_bytes} bytes is too large to be moved")
+    digest = xxhash.xxh3_64(text)
+    for part in parts:
+        digest.update(part)
+    return [_PREFIX.pack(_MAGIC, VERSION, 0, len(text), body_bytes, digest.intdigest()), text, *parts]
 
 
 def decode(data: bytes | memoryview) -> DeviceState:
@@ -212,7 +218,7 @@ def decode(data: bytes | memoryview) -> DeviceState:
         raise GuestError(f"device state: version {version}, and this guest reads version {VERSION} only")
     if header_bytes > MAX_HEADER_BYTES or _PREFIX.size + header_bytes + body_bytes != len(data):
         raise GuestError(f"device state: {len(data)} bytes do not match the announced lengths")
-    if zlib.crc32(data[_PREFIX.size :]) != checksum:
+    if xxhash.xxh3_64_intdigest(memoryview(data)[_PREFIX.size :]) != checksum:
         raise GuestError("device state: checksum mismatch")
     body = _Body(memoryview(data)[_PREFIX.size + header_bytes :])
     try:

@@ -29,7 +29,7 @@ _INTERFACE_BYTES = 15  # IFNAMSIZ - 1
 _SYSCTLS: dict[str, str | int] = {
     "net.ipv6.conf.all.disable_ipv6": 1,
     "net.ipv6.conf.default.disable_ipv6": 1,
-    "net.ipv4.tcp_rmem": "4096 131072 2097152",
+    "net.ipv4.tcp_rmem": "4096 131072 1048576",
     "net.ipv4.tcp_wmem": "4096 65536 4194304",
     "net.ipv4.tcp_notsent_lowat": 131072,
     "net.ipv4.conf.all.rp_filter": 0,  # segments as if from the peer come in through lo when a state is restored
@@ -112,7 +112,7 @@ class Netlink:
         self._sequence += 1
         flags = _F_REQUEST | _F_DUMP
         self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
-        found = []
+        found: list[bytes] = []
         while True:
             for answer, payload in self._receive():
                 if answer == _NLMSG_DONE:

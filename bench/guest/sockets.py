@@ -8,7 +8,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ class Sockets:
         self._unread: tuple[DatagramState, ...] = ()
         self._serving = False
         self._door_closed = False
-        self.traffic = {name: Traffic() for name in STREAM_PORTS.values()}
-        self.datagrams_answered = 0
+        self._traffic = {name: Traffic() for name in STREAM_PORTS.values()}
+        self._answered = 0
         try:
             for port in STREAM_PORTS:
                 self._listeners[port] = self._listen(port)
@@ -81,6 +81,15 @@ class Sockets:
     def __len__(self) -> int:
         """Connections."""
         return len(self._connections)
+
+    def counters(self) -> dict[str, int]:
+        """Running totals, as ``echo.received_bytes``; they move with the guest."""
+        totals = {
+            f"{name}.{key}": getattr(traffic, key)
+            for name, traffic in self._traffic.items()
+            for key in ("connections", "received_bytes", "sent_bytes")
+        }
+        return {**totals, "datagrams": self._answered}
 
     def _listen(self, port: int) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -139,9 +148,9 @@ class Sockets:
             with contextlib.suppress(FileNotFoundError):  # inherited when it came while the door was closed
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             name = STREAM_PORTS[port]
-            self.traffic[name].connections += 1
+            self._traffic[name].connections += 1
             service = open_stream(name, self._machine)
-            connection = Connection(sock, service, self._loop, self.traffic[name], self._forget)
+            connection = Connection(sock, service, self._loop, self._traffic[name], self._forget)
             self._connections[connection] = None
             if serve:
                 connection.serve()
@@ -159,7 +168,7 @@ class Sockets:
 
     def _answer(self, port: int, data: bytes, remote: tuple[str, int]) -> None:
         answer = self._datagrams[port].datagram(data)
-        self.datagrams_answered += 1
+        self._answered += 1
         if answer is not None:
             with contextlib.suppress(OSError):  # no room or no route: UDP may lose
                 self._ports[port].sendto(answer, remote)
@@ -234,7 +243,9 @@ class Sockets:
 
     # moving in
 
-    def restore(self, streams: Sequence[StreamState], datagrams: Sequence[DatagramState]) -> None:
+    def restore(
+        self, streams: Sequence[StreamState], datagrams: Sequence[DatagramState], counters: Mapping[str, int]
+    ) -> None:
         """Put everything back, in repair mode; the network is cut.
 
         :raises GuestError: when something cannot be restored; nothing is left then.
@@ -251,6 +262,10 @@ class Sockets:
             for stream in streams:
                 self._restore_one(stream, raw)
             self._unread = tuple(datagrams)
+            self._answered = counters.get("datagrams", 0)
+            for name, traffic in self._traffic.items():
+                for key in ("connections", "received_bytes", "sent_bytes"):
+                    setattr(traffic, key, counters.get(f"{name}.{key}", 0))
             stack.pop_all()
             if raw is not None:
                 raw.close()
@@ -261,7 +276,7 @@ class Sockets:
             raise GuestError(f"device state: no {stream.service[:32]!r} service at {ip}:{port}")
         service = restore_stream(stream.service, stream.state, self._machine)
         sock = tcp_repair.restore(stream.tcp, raw)
-        traffic = self.traffic[stream.service]
+        traffic = self._traffic[stream.service]
         connection = Connection(sock, service, self._loop, traffic, self._forget)
         connection.adopt(stream)
         self._connections[connection] = None

@@ -128,7 +128,7 @@ def _dump(sock: socket.socket, options: dict[str, int], backlog: bytes | memoryv
         backlog_bytes=len(backlog),
         fin_unsent=fin_unsent,
         receive_queue=received,
-        send_queue=sending + backlog,
+        send_queue=sending + backlog if backlog else sending,
     )
 
 
@@ -171,6 +171,8 @@ def finish(sock: socket.socket, state: TcpState) -> memoryview:
     _set(sock, _TCP_REPAIR, _REPAIR_OFF)
     rest = memoryview(state.send_queue)[len(state.send_queue) - state.unsent_bytes :]
     with contextlib.suppress(BlockingIOError):
+        if _window_shut(state):
+            rest = rest[sock.send(rest[:1]) :]
         while rest:
             rest = rest[sock.send(rest) :]
     options = state.options
@@ -231,6 +233,17 @@ def _put_back(sock: socket.socket, state: TcpState) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", *state.linger))
 
 
+def _window_shut(state: TcpState) -> bool:
+    """Whether the peer's window does not even take the next segment, as far as the guest knows.
+
+    The update that opens it may be among what the blackout swallowed, and the peer may not answer the probe without
+    data that leaving repair mode sends: it answers two such within 500 ms only once (tcp_invalid_ratelimit). A probe
+    with one byte of data (RFC 9293, 3.8.6.1) is always answered; without it the guest would wait for 1 s and more.
+    """
+    sent = len(state.send_queue) - state.unsent_bytes
+    return state.unsent_bytes > 0 and state.window[1] - sent < min(state.unsent_bytes, state.mss)
+
+
 def _window(state: TcpState, receive_end: int) -> bytes:
     """struct tcp_repair_window as the kernel accepts it (tcp_repair_set_window)."""
     snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup = state.window
@@ -240,6 +253,9 @@ def _window(state: TcpState, receive_end: int) -> bytes:
         snd_wl1 = receive_end
     if _after(rcv_wup, receive_end):
         rcv_wup = receive_end
+    if _window_shut(state):
+        snd_wnd = max(snd_wnd, len(state.send_queue) - state.unsent_bytes + 1)
+    max_window = max(max_window, snd_wnd)
     return struct.pack("5I", snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup)
 
 
