@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3 imports distutils
+    from mininet.net import VERSION
     from mininet.node import OVSSwitch
 
 if TYPE_CHECKING:
     from bench.host.ovs import OpenVSwitch
 
+MININET_VERSION = str(VERSION)
 _MAX_BACKOFF_MS = 1000  # the least that Open vSwitch's schema allows
 
 
