@@ -107,6 +107,7 @@ class Migration:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._sides: dict[str, _Side] = {}
+        self._settle: Deadline | None = None
         self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
 
     def __enter__(self) -> Migration:
@@ -179,11 +180,10 @@ class Migration:
         :param on_event: called with every event, progress included, as it comes; it may call :meth:`cancel`.
         :returns: the ``finished`` dict of the source; when that engine died, one made up here: ``outcome`` by who holds
             the lease, ``reason`` naming what died.
-        :raises DeadlineError: when they are not done in time.
+        :raises DeadlineError: when they are not done in time; it may be called again.
         """
         deadline = deadline or Deadline(WAIT_NS)
         source, destination = self._sides["source"], self._sides["destination"]
-        settle: Deadline | None = None
         while True:
             self._read()
             while self._events:
@@ -194,8 +194,9 @@ class Migration:
                 self._read()
             if source.done and destination.done:
                 break
-            if source.done and settle is None:
-                settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
+            if source.done and self._settle is None:
+                self._settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
+            settle = self._settle
             if settle is not None and settle.expired:
                 break
             if deadline.expired:
@@ -205,6 +206,10 @@ class Migration:
             if waited_for and not self._events:
                 select.select(waited_for, [], [], limit.remaining_s)
         return self._outcome(source, destination)
+
+    def pids(self) -> dict[str, int]:
+        """The engines that are there, ``source`` and ``destination``, and their process ids."""
+        return {name: side.process.pid for name, side in self._sides.items() if side.process.alive}
 
     def stop(self) -> None:
         """End both engines. The guests are not theirs: whoever runs one goes on."""

@@ -296,6 +296,7 @@ class Session:
         if paused:
             self.report("final_pages_sent", pages=sent.pages)
         self._account(acked_bytes, begin_ns)
+        queued_bytes = self._connection.info().queued_bytes
         if not paused:
             self._collect()
         self.report(
@@ -309,6 +310,7 @@ class Session:
             end_ns=now_ns(),
             paused=paused,
             bandwidth_bps=self._estimate.bps,
+            queued_bytes=queued_bytes,
         )
 
     def _collect(self) -> None:
