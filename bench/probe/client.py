@@ -166,8 +166,13 @@ class ClientAgent:
         if not all(flow.done for flow in self._flows):
             return False
         if self._final is None:
-            for flow in self._flows:
-                self._write_records(flow)
+            try:
+                for flow in self._flows:
+                    self._write_records(flow)
+            except ProbeError as error:
+                while self._stop_ids:
+                    self._channel.send_error(self._stop_ids.pop(0), str(error))
+                return True
             self._final = {
                 "flows": [flow.report() for flow in self._flows],
                 "cpu_ns": time.process_time_ns() - self._cpu_start_ns if self._started_ns else 0,
