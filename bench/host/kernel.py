@@ -125,6 +125,14 @@ def _set_sysctl(name: str, value: str | int) -> bool:
     return True
 
 
+def switch_ipv6_off(netns_pid: int | None = None) -> None:
+    """No IPv6 in a network namespace, also on interfaces that come later; nothing to do on a kernel without it.
+
+    A new namespace starts with the kernel's defaults, whatever its parent had: this has to be done in each.
+    """
+    set_sysctls({f"net.ipv6.conf.{scope}.disable_ipv6": 1 for scope in ("all", "default")}, netns_pid)
+
+
 def start_ticks(pid: int) -> int | None:
     """When process *pid* started, in clock ticks since boot; None when there is no such process.
 

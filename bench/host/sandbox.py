@@ -48,7 +48,6 @@ _MAX_REPORT_BYTES = 1 << 20
 _NOTICES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WATCHED = (*_NOTICES, signal.SIGCHLD)
 _REMEDY = "start the container with `docker run --privileged`, or run on a machine of your own"
-_NO_IPV6 = {f"net.ipv6.conf.{scope}.disable_ipv6": 1 for scope in ("all", "default")}
 
 
 class Terminated(KeyboardInterrupt):
@@ -295,7 +294,7 @@ def _set_up_namespaces() -> None:
         kernel.set_interface_up("lo")
     except OSError as error:
         raise _machine_error("a sandbox", error) from error
-    kernel.set_sysctls(_NO_IPV6)  # a kernel without IPv6 has none of these
+    kernel.switch_ipv6_off()
 
 
 @contextlib.contextmanager
