@@ -79,7 +79,7 @@ class GuestConfig:
             memory_bytes=memory_bytes,
             vcpus=_integer(raw, "vcpus", 1, MAX_VCPUS),
             store_bytes=store_bytes,
-            content={str(kind): float(share) for kind, share in raw["content"].items()},
+            content={str(kind): float(share) for kind, share in dict(raw["content"]).items()},
             image=None if image is None else Path(str(image)),
             seed=_integer(raw, "seed", 0, (1 << 63) - 1),
             mac=mac,

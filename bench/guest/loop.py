@@ -119,7 +119,7 @@ class Loop:
             elif (handler := self._handlers.get(fd)) is not None:  # an earlier handler may have closed it
                 handler(events)
         self._run_timers()
-        if bulk_ready and not self._holding:
+        if bulk_ready and not self._stopped:
             self._bulk_turn()
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class Loop:
 
     def _bulk_turn(self) -> None:
         end_ns = now_ns() + BULK_TURN_NS
-        while not self._holding:
+        while not self._holding:  # a handler may hold
             ready = self._bulk.poll(0, 1)  # one at a time: epoll serves its descriptors in turn
             if not ready:
                 return
