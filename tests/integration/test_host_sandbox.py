@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -178,6 +179,26 @@ def test_one_notice_to_the_whole_group(start: Callable[..., Victim], signum: sig
     assert victim.lines() == ["up", f"notice {name}", "down"]
     require_gone(processes)
     assert list(victim.base.iterdir()) == []
+
+
+def test_ctrl_c_on_a_terminal(tmp_path: Path) -> None:
+    base, outside, notes = tmp_path / "runs", tmp_path / "outside", tmp_path / "notes"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {**os.environ, **python_environment()}
+        os.execve(sys.executable, [sys.executable, "-c", RUN, str(base), str(outside), str(notes), "0"], environment)
+    try:
+        wait_until(lambda: notes.exists() and "up" in notes.read_text(), Deadline(LONG), "up")
+        processes = [(child, start_ticks(child) or 0) for child in descendants(pid)]
+        os.write(terminal, b"\x1a")  # Ctrl-Z: must not stop the outer process alone
+        os.write(terminal, b"\x03")  # Ctrl-C
+        _pid, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGINT
+        assert notes.read_text().split("\n") == ["up", "notice KeyboardInterrupt", "down", ""]
+        require_gone(processes)
+        assert list(base.iterdir()) == []
+    finally:
+        os.close(terminal)
 
 
 def test_second_notice_kills(start: Callable[..., Victim]) -> None:
