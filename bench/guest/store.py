@@ -126,6 +126,9 @@ class Store:
 
     def keys(self) -> Iterator[bytes]:
         """All keys, in no order. The store must not be changed meanwhile."""
+        return iter(self)
+
+    def __iter__(self) -> Iterator[bytes]:
         cursor = 0
         while True:
             cursor, keys = self.scan(cursor, _SCAN_BLOCK)

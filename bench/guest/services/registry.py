@@ -8,9 +8,10 @@ from typing import Any
 from bench.errors import GuestError
 from bench.guest.services.base import DatagramService, Machine, StreamService
 from bench.guest.services.http import HttpStream
+from bench.guest.services.redis import RedisStream
 from bench.guest.services.simple import ChargenStream, DiscardDatagram, DiscardStream, EchoDatagram, EchoStream
 
-STREAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", 19: "chargen", 80: "http"}
+STREAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", 19: "chargen", 80: "http", 6379: "redis"}
 DATAGRAM_PORTS: dict[int, str] = {7: "echo", 9: "discard"}
 
 _OPEN: dict[str, Callable[[Machine], StreamService]] = {
@@ -18,12 +19,14 @@ _OPEN: dict[str, Callable[[Machine], StreamService]] = {
     "discard": lambda _machine: DiscardStream(),
     "chargen": lambda _machine: ChargenStream(),
     "http": HttpStream,
+    "redis": RedisStream,
 }
 _RESTORE: dict[str, Callable[[Mapping[str, Any], Machine], StreamService]] = {
     "echo": lambda state, _machine: EchoStream.restore(state),
     "discard": lambda state, _machine: DiscardStream.restore(state),
     "chargen": lambda state, _machine: ChargenStream.restore(state),
     "http": HttpStream.restore,
+    "redis": RedisStream.restore,
 }
 _DATAGRAM: dict[str, Callable[[], DatagramService]] = {"echo": EchoDatagram, "discard": DiscardDatagram}
 

@@ -356,7 +356,7 @@ REQUESTS = st.lists(
             b"GET /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde",
             b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n" + b"u" * 20,
             b"POST /upload HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nxyz",
-            b"POST /upload HTTP/1.1\r\nHost:\r\nTransfer-Encoding:chunked\r\n\r\n3\r\nabc\r\n1;x\r\nd\r\n0\r\nT:1\r\n\r\n",
+            b"POST /upload HTTP/1.1\nHost:\nTransfer-Encoding:chunked\r\n\r\n3\r\nabc\r\n1;x\r\nd\r\n0\r\nT:1\r\n\r\n",
             b"DELETE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
             b"broken\r\n\r\n",
             b"\r\n",
