@@ -150,7 +150,7 @@ def run_scenario(scenario: Scenario, path: Path, output: Path | None) -> int:
 
         def inside() -> int:
             with Progress(console) as progress:
-                result = Runner(scenario, plan, run_directory.path, directory, progress).run()
+                result = Runner(scenario, plan, run_directory.path, directory, progress.on_event).run()
             render(result, console)
             return exit_code(result)
 

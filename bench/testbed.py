@@ -93,7 +93,7 @@ class Testbed:
         self._stack.callback(self.ovs.stop)
         self.ovs.start()
         if self.scenario.controller.app != "standalone":
-            names = {number: name for number, name in enumerate(self.plan.topo.switches(), 1)}
+            names = dict(enumerate(self.plan.topo.switches(), 1))
             self.controller = ControllerProcess(
                 self.scenario.controller.framework,
                 self.scenario.controller.app,

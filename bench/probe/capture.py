@@ -43,11 +43,13 @@ class CapturePort:
     :param name: the file's name without ending, such as ``g1@h1`` (guest g1's port in hypervisor h1).
     :param interface: the interface's name in its namespace.
     :param netns_pid: a process in that network namespace; None for this process's.
+    :param only: a pcap-filter(7) expression as words; empty for every frame.
     """
 
     name: str
     interface: str
     netns_pid: int | None = None
+    only: tuple[str, ...] = ()
 
 
 class Captures:
@@ -64,7 +66,7 @@ class Captures:
         if "/" in port.name or port.name in self._running:
             raise ProbeError(f"no second capture, and none with a path: {port.name!r}")
         argv = ["tcpdump", "-i", port.interface, "--time-stamp-precision=nano", "-nn", "-Z", "root", "-B", "16384"]
-        process = start_tcpdump(in_netns([*argv, "-w", str(self._raw(port))], port.netns_pid))
+        process = start_tcpdump(in_netns([*argv, "-w", str(self._raw(port)), *port.only], port.netns_pid))
         self._running[port.name] = (port, process, "")
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self._max_bytes, self._max_bytes))
         try:

@@ -1,0 +1,304 @@
+"""Everything that a run left behind, put together into its result. Pure.
+
+The runner collects (:class:`RawRun`), this module decides what it means. Each migration is analysed in a window of its
+own, from its start to the next one's; what a flow counted (requests, lost, ...) is of the whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from bench.analysis.budget import cut_points, outage_budget
+from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
+from bench.analysis.phases import (
+    downtime_ns,
+    migration_phases,
+    migration_rounds,
+    pause_and_resume_ns,
+    total_ns,
+)
+from bench.analysis.relearn import analyse_relearning, relearned_ns
+from bench.analysis.through import find_through, flow_path, guest_port
+from bench.clock import NS_PER_MS
+from bench.records import StructuredArray
+from bench.result import (
+    BudgetPart,
+    FlowResult,
+    LinkResult,
+    MemoryResult,
+    MigrationResult,
+    RelearnResult,
+    RunResult,
+    Trust,
+)
+from bench.timeline import Timeline
+
+ANNOUNCE_TOLERANCE_NS: Final = 2 * NS_PER_MS
+Outcome = Literal["completed", "cancelled", "failed"]
+
+
+@dataclass(frozen=True)
+class FlowRecords:
+    """What one flow's agent left: its report and its records (None: it kept none)."""
+
+    host: str
+    name: str
+    kind: str
+    report: Mapping[str, Any]
+    records: StructuredArray | None
+    rate_bps: int = 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """One migration as the runner drove it.
+
+    :param outcome: the source engine's ``finished``: outcome, reason, digests, bytes, connections, ...
+    :param ports: switch -> its ``old_port`` and ``new_port`` for the guest.
+    :param paths: client host -> the switches on its way to the destination.
+    """
+
+    number: int
+    source: str
+    destination: str
+    start_ns: int
+    end_ns: int
+    outcome: Mapping[str, Any]
+    ports: Mapping[str, Mapping[str, str | None]]
+    paths: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class RawRun:
+    """All of a run. Addresses are IPv4 texts; ``host_ports`` maps a host to the switch port of its link."""
+
+    title: str
+    started_at: str
+    guest: str
+    guest_mac: str
+    guest_address: str
+    addresses: Mapping[str, str]
+    memory_bytes: int
+    verify: str
+    moves: Sequence[Move]
+    end_ns: int
+    timeline: Timeline
+    frames: StructuredArray
+    interfaces: tuple[str, ...]
+    flows: Sequence[FlowRecords]
+    host_ports: Mapping[str, str]
+    links: Sequence[LinkResult]
+    environment: Mapping[str, Any]
+    max_cpu_load: float
+    interrupted: str = ""
+    reasons: Sequence[str] = field(default_factory=list)
+
+
+def assemble(raw: RawRun) -> RunResult:
+    """The result of a run."""
+    migrations = [_migration(raw, number) for number in range(len(raw.moves))]
+    last = migrations[-1] if migrations else _never(raw)
+    members = {name: getattr(last, name) for name in MigrationResult.model_fields}
+    members["flows"] = _worst_flows(migrations) if migrations else last.flows
+    bad = next((item for item in migrations if item.outcome != "completed"), None)
+    if bad is not None:
+        members["outcome"], members["reason"] = bad.outcome, bad.reason
+    return RunResult(
+        **members,
+        title=raw.title,
+        started_at=raw.started_at,
+        guest=raw.guest,
+        migrations=migrations,
+        links=list(raw.links),
+        environment=dict(raw.environment),
+        trust=_trust(raw, migrations),
+    )
+
+
+def _never(raw: RawRun) -> MigrationResult:
+    """A run that was stopped before its first migration."""
+    return MigrationResult(
+        outcome="cancelled",
+        reason=raw.interrupted or "no migration was started",
+        source="",
+        destination="",
+        start_ns=raw.end_ns,
+        end_ns=raw.end_ns,
+        total_ns=None,
+        downtime_ns=None,
+        memory=MemoryResult(bytes=raw.memory_bytes, identical=None, digest=None, verify=raw.verify),
+        relearn=RelearnResult(announce_ns=None),
+        flows=[_flow_result(flow, _counted(flow), {}) for flow in raw.flows],
+    )
+
+
+def _counted(flow: FlowRecords) -> FlowAnalysis | None:
+    return None if flow.records is None else analyse_flow(flow.kind, flow.records, None)
+
+
+def _migration(raw: RawRun, index: int) -> MigrationResult:
+    move = raw.moves[index]
+    end_ns = raw.moves[index + 1].start_ns if index + 1 < len(raw.moves) else raw.end_ns
+    paused_ns, resumed_ns = pause_and_resume_ns(raw.timeline, Window(move.start_ns, end_ns))
+    window = Window(move.start_ns, end_ns, paused_ns)
+    relearn = analyse_relearning(raw.timeline, window, raw.frames, raw.interfaces, mac=raw.guest_mac, ports=move.ports)
+    outcome, reason = _outcome(move)
+    return MigrationResult(
+        outcome=outcome,
+        reason=reason if reason or not raw.interrupted or outcome == "completed" else raw.interrupted,
+        source=move.source,
+        destination=move.destination,
+        start_ns=move.start_ns,
+        end_ns=move.end_ns,
+        pause_ns=paused_ns,
+        resume_ns=resumed_ns,
+        total_ns=total_ns(raw.timeline, window),
+        downtime_ns=downtime_ns(raw.timeline, window),
+        bytes_sent=int(move.outcome.get("bytes_sent") or 0),
+        phases=migration_phases(raw.timeline, window),
+        rounds=migration_rounds(raw.timeline, window),
+        memory=_memory(raw, move),
+        flows=[_flow(raw, move, window, relearn, flow) for flow in raw.flows],
+        relearn=relearn,
+        connections=int(move.outcome.get("connections") or 0),
+        cost=dict(move.outcome.get("cost") or {}),
+    )
+
+
+def _outcome(move: Move) -> tuple[Outcome, str]:
+    """A migration whose memory differs has failed, whatever the engine thinks."""
+    said, reason = move.outcome.get("outcome"), str(move.outcome.get("reason") or "")
+    if move.outcome.get("identical") is False:
+        return "failed", "the destination's memory differs from the source's at the pause"
+    if said == "completed":
+        return "completed", reason
+    return ("cancelled" if said == "cancelled" else "failed"), reason
+
+
+def _memory(raw: RawRun, move: Move) -> MemoryResult:
+    source, destination = move.outcome.get("digest_source"), move.outcome.get("digest_destination")
+    return MemoryResult(
+        bytes=raw.memory_bytes,
+        identical=move.outcome.get("identical"),
+        digest=destination,
+        digest_source=source,
+        digest_destination=destination,
+        verify=raw.verify,
+    )
+
+
+# flows
+
+
+def _flow(raw: RawRun, move: Move, window: Window, relearn: RelearnResult, flow: FlowRecords) -> FlowResult:
+    if flow.records is None:
+        return _flow_result(flow, None, {})
+    ended_ns = flow.report.get("ended_ns") or None
+    analysis = analyse_flow(flow.kind, flow.records, window, ended_ns)
+    stable_ns = relearned_ns(relearn, move.paths.get(flow.host, ()))
+    cuts = cut_points(raw.timeline, window, stable_ns)
+    service = guest_port(flow.kind, flow.rate_bps)
+    local_port = flow.report.get("local_port")
+    if analysis.outage is None or service is None or not isinstance(local_port, int):
+        return _flow_result(flow, analysis, {})
+    path = flow_path(
+        raw.interfaces,
+        client=(raw.addresses[flow.host], local_port),
+        guest=(raw.guest_address, service),
+        client_interface=raw.host_ports.get(flow.host, ""),
+        new_interface=raw.host_ports.get(move.destination, ""),
+        old_interface=raw.host_ports.get(move.source, ""),
+    )
+    through = find_through(flow.kind, raw.frames, path, cuts.port_wired_ns, analysis.outage)
+    budget = outage_budget(analysis.outage, cuts, through)
+    return _flow_result(
+        flow,
+        analysis,
+        {
+            "budget": [BudgetPart(stage=stage, ns=ns) for stage, ns in budget.parts.items()],
+            "budget_sum_ns": budget.sum_ns,
+            "budget_ok": budget.ok,
+            "budget_note": budget.note,
+        },
+    )
+
+
+def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mapping[str, Any]) -> FlowResult:
+    report = flow.report
+    outage = analysis.outage if analysis is not None else None
+    counts = analysis.counts if analysis is not None else None
+
+    def number(name: str) -> int:
+        return int(getattr(counts, name) if counts is not None else report.get(name) or 0)
+
+    return FlowResult(
+        name=flow.name,
+        kind=flow.kind,
+        host=flow.host,
+        requests=number("requests"),
+        lost=number("lost"),
+        duplicated=number("duplicated"),
+        reordered=number("reordered"),
+        corrupted=max(number("corrupted"), int(report.get("corrupted") or 0)),
+        alive=report.get("alive") is True,
+        error=report.get("error") or None,
+        outage_ns=outage.duration_ns if outage is not None else None,
+        outage_start_ns=outage.start_ns if outage is not None else None,
+        outage_end_ns=outage.end_ns if outage is not None else None,
+        typical_gap_ns=analysis.typical_gap_ns if analysis is not None else None,
+        longest_gap_ns=analysis.longest_gap_ns if analysis is not None else None,
+        retransmits=report.get("retransmits"),
+        **budget,
+    )
+
+
+def _worst_flows(migrations: Sequence[MigrationResult]) -> list[FlowResult]:
+    """For each flow its result in the migration that cost it the longest outage."""
+    return [
+        max((item.flows[index] for item in migrations), key=lambda flow: flow.outage_ns or 0)
+        for index in range(len(migrations[0].flows))
+    ]
+
+
+# trust
+
+
+def _trust(raw: RawRun, migrations: Sequence[MigrationResult]) -> Trust:
+    """Every reason not to trust the numbers."""
+    reasons = list(raw.reasons)
+    cpu = raw.environment.get("cpu", {})
+    mean = cpu.get("mean")
+    if mean is not None and mean > raw.max_cpu_load:
+        reasons.append(
+            f"cpu: the machine was {mean:.0%} busy during the run, over run.max_cpu_load of {raw.max_cpu_load:.0%}"
+        )
+    steal = cpu.get("steal")
+    if steal is not None and steal > 0.05:
+        reasons.append(f"cpu: the hypervisor below this machine took {steal:.0%} of its time")
+    reasons += [f"link {link.name}: calibration was off its tolerance" for link in raw.links if not link.ok]
+    for index, migration in enumerate(migrations, 1):
+        which = f"migration {index}: " if len(migrations) > 1 else ""
+        reasons += [
+            f"{which}{flow.name}: the outage budget does not explain the outage: {flow.budget_note}"
+            for flow in migration.flows
+            if not flow.budget_ok
+        ]
+        if migration.outcome == "completed" and migration.memory.identical is None and raw.verify != "off":
+            reasons.append(f"{which}memory: the digests were not compared")
+    late = [
+        event.t_ns - event.data["due_ns"]
+        for event in raw.timeline.select("announce_sent")
+        if isinstance(event.data.get("due_ns"), int)
+    ]
+    too_late = [lateness for lateness in late if lateness > ANNOUNCE_TOLERANCE_NS]
+    if too_late:
+        reasons.append(
+            f"announce: {len(too_late)} of {len(late)} frames left more than 2 ms after their schedule "
+            f"(at worst {max(too_late) / NS_PER_MS:.1f} ms)"
+        )
+    errors = raw.environment.get("guest", {}).get("self_check_errors")
+    if errors:
+        reasons.append(f"guest: its vCPUs found {errors} wrong values in memory that they wrote themselves")
+    return Trust(ok=not reasons, reasons=reasons)

@@ -1,0 +1,368 @@
+"""One scenario, one result: raise the testbed, let the probes watch, move the guest, hand everything to analysis.
+
+Runs inside the sandbox. Whatever ends the migration early (a cancel, Ctrl-C, a dead link) still ends in a result with
+its reason and its timeline; only a bug or a testbed that cannot be raised is an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.analysis.assemble import FlowRecords, Move, RawRun, assemble
+from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
+from bench.errors import DeadlineError, HostError
+from bench.host.load import LoadSampler
+from bench.host.machine import environment
+from bench.migration.driver import Migration
+from bench.migration.driver import Plan as MigrationPlan
+from bench.plan import Plan, neighbours, shortest_path
+from bench.probe.capture import CapturePort, Captures
+from bench.probe.clients import ClientAgents, FlowReport
+from bench.probe.frames import FrameWatcher
+from bench.probe.records import load_records
+from bench.result import RunResult
+from bench.scenario import ClientSpec, Scenario
+from bench.testbed import BRIDGE, Testbed
+from bench.timeline import Event, Timeline
+
+POLL_NS = 20 * NS_PER_MS
+RECOVERY_NS = 60 * NS_PER_S
+
+
+class Runner:
+    """One run.
+
+    :param run_directory: of the ledger: sockets, databases, events and logs while the run lasts.
+    :param output: the result's directory, made and empty.
+    :param progress: called with every event as it comes.
+    """
+
+    def __init__(self, scenario: Scenario, plan: Plan, run_directory: Path, output: Path, progress: Callable[[Event], None]) -> None:
+        self.scenario = scenario
+        self.plan = plan
+        self.directory = run_directory
+        self.output = output
+        self._progress = progress
+        self._last_reply_ns: dict[str, int] = {}
+        self._dead: set[str] = set()
+        self._moves: list[Move] = []
+        self._reasons: list[str] = []
+        self._interrupted = ""
+
+    def run(self) -> RunResult:
+        """Run it all; writes result.json, events.jsonl, scenario.json, requests/ and logs/ below *output*.
+
+        :raises BenchError: when the testbed cannot be raised or a part of it dies.
+        """
+        started_at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        (self.output / "scenario.json").write_text(self.scenario.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        testbed = Testbed(self.scenario, self.plan, self.directory, self._step)
+        requests = self.output / "requests"
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(testbed.close)
+                load = stack.enter_context(LoadSampler())
+                testbed.raise_network()
+                watcher = self._watch(stack)
+                captures = self._capture(stack, testbed)
+                testbed.boot_guest()
+                agents = stack.enter_context(ClientAgents(requests, self.directory / "events", self.directory / "logs"))
+                self._start_clients(agents, testbed)
+                try:
+                    self._wait(agents, testbed, self.scenario.run.warmup, "warming up")
+                    self._migrate_all(agents, testbed)
+                    self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
+                except KeyboardInterrupt as stop:
+                    self._interrupted = self._interrupted or f"interrupted by {str(stop) or 'SIGINT'}"
+                self._step("stopping the clients")
+                reports = agents.stop(self._on_event)
+                end_ns = now_ns()
+                guest_stats = self._guest_stats(testbed)
+                frames = watcher.stop()
+                if captures is not None:
+                    captures.stop()
+                    self._reasons += captures.reasons
+                self._reasons += frames.reasons
+                raw = RawRun(
+                    title=self.scenario.title,
+                    started_at=started_at,
+                    guest=self.scenario.guest.name,
+                    guest_mac=self.scenario.guest.mac,
+                    guest_address=self.scenario.guest.address,
+                    addresses=self.plan.addresses,
+                    end_ns=end_ns,
+                    memory_bytes=self.scenario.guest.memory,
+                    verify=self.scenario.migration.verify,
+                    moves=self._moves,
+                    timeline=self._timeline(),
+                    frames=frames.records,
+                    interfaces=frames.interfaces,
+                    flows=self._flow_records(reports),
+                    host_ports={
+                        there: port for ports in testbed.switch_ports().values() for port, there in ports.items()
+                    },
+                    links=testbed.links,
+                    environment={
+                        **environment(),
+                        "datapath": testbed.datapath,
+                        "delay": sorted({link.mechanism for link in testbed.links}),
+                        "controller": f"{self.scenario.controller.framework}/{self.scenario.controller.app}",
+                        "cpu": load.summary(self._moves[0].start_ns if self._moves else end_ns - NS_PER_S, end_ns),
+                        "guest": guest_stats,
+                    },
+                    max_cpu_load=self.scenario.run.max_cpu_load,
+                    reasons=self._reasons,
+                    interrupted=self._interrupted,
+                )
+            self._step("analysing")
+            result = assemble(raw)
+            result.write(self.output)
+            raw.timeline.write(self.output / "events.jsonl")
+        finally:
+            self._keep_logs()
+        return result
+
+    # what watches
+
+    def _watch(self, stack: contextlib.ExitStack) -> FrameWatcher:
+        guest = self.scenario.guest
+        watcher = FrameWatcher(self.directory / "frames.pcap", [guest.address], [guest.mac])
+        stack.callback(watcher.close)
+        watcher.start()
+        return watcher
+
+    def _capture(self, stack: contextlib.ExitStack, testbed: Testbed) -> Captures | None:
+        if not self.scenario.run.capture:
+            return None
+        directory = self.output / "captures"
+        directory.mkdir()
+        captures = Captures(directory)
+        stack.callback(captures.stop)
+        guest = self.scenario.guest
+        keep = ("host", guest.address, "or", "arp", "or", "rarp")
+        for name in (self.plan.source, self.plan.destination):
+            hypervisor = testbed.hypervisors[name]
+            captures.start(CapturePort(f"{guest.name}@{name}", hypervisor.uplink, hypervisor.pid, keep))
+        return captures
+
+    def _start_clients(self, agents: ClientAgents, testbed: Testbed) -> None:
+        self._step("starting the clients")
+        for host, flows in self.plan.flows.items():
+            agents.spawn(host, testbed.net[host].pid)
+            agents.configure(host, self.scenario.guest.address, [_flow(flow) for flow in flows])
+        agents.start(self._on_event)
+
+    # waiting
+
+    def _wait(self, agents: ClientAgents, testbed: Testbed, duration_ns: int, what: str) -> None:
+        """Let the run go on for a time that the scenario asks for."""
+        self._step(what)
+        deadline = Deadline(duration_ns)
+        while not deadline.expired:
+            agents.poll(self._on_event, min(POLL_NS, deadline.remaining_ns))
+            testbed.require_alive()
+
+    def _wait_recovered(self, agents: ClientAgents, testbed: Testbed, since_ns: int) -> None:
+        """Wait, bounded, until every living flow has had an answer after *since_ns*."""
+        deadline = Deadline(RECOVERY_NS)
+
+        def waiting() -> bool:
+            return any(last < since_ns for name, last in self._last_reply_ns.items() if name not in self._dead)
+
+        while waiting() and not deadline.expired:
+            agents.poll(self._on_event, POLL_NS)
+            testbed.require_alive()
+
+    # moving
+
+    def _migrate_all(self, agents: ClientAgents, testbed: Testbed) -> None:
+        ends = (self.plan.source, self.plan.destination)
+        for number in range(1, self.scenario.run.repeat + 1):
+            source = testbed.guest.host if testbed.guest is not None else ends[0]
+            destination = ends[1] if source == ends[0] else ends[0]
+            if number > 1:
+                self._wait(agents, testbed, self.scenario.run.pause_between, "pausing between migrations")
+            move = self._migrate(agents, testbed, number, source, destination)
+            self._moves.append(move)
+            if self._interrupted:
+                return
+            self._wait_recovered(agents, testbed, move.end_ns)
+            announced = testbed.announcement()["offsets_ns"]
+            self._wait(agents, testbed, max(announced, default=0), "announcing")
+            if move.outcome["outcome"] == "failed":
+                return
+
+    def _migrate(self, agents: ClientAgents, testbed: Testbed, number: int, source: str, destination: str) -> Move:
+        self._step(f"migration {number} of {self.scenario.run.repeat}: {source} to {destination}")
+        plan = self._migration_plan(testbed, number, source, destination)
+        start_ns = now_ns()
+        with Migration(plan) as migration:
+            migration.start()
+            outcome: dict[str, Any] | None = None
+            while outcome is None:
+                outcome = self._advance(migration, agents, testbed)
+        end_ns = now_ns()
+        if outcome["outcome"] == "completed":
+            testbed.follow_guest(destination, plan.new_guest_socket)
+        return Move(
+            number=number,
+            source=source,
+            destination=destination,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            outcome=outcome,
+            ports=self._switch_ports(testbed, source, destination),
+            paths=self._paths(destination),
+        )
+
+    def _advance(self, migration: Migration, agents: ClientAgents, testbed: Testbed) -> dict[str, Any] | None:
+        """Let the migration go on for a moment; its outcome when it has one. The first Ctrl-C cancels it."""
+        try:
+            return migration.wait(self._on_event, Deadline(POLL_NS))
+        except DeadlineError:
+            agents.poll(self._on_event)
+            testbed.require_alive()
+        except KeyboardInterrupt as stop:
+            if self._interrupted:
+                raise
+            self._interrupted = f"interrupted by {str(stop) or 'SIGINT'}"
+            self._step("interrupted: cancelling the migration")
+            migration.cancel()
+        return None
+
+    def _migration_plan(self, testbed: Testbed, number: int, source: str, destination: str) -> MigrationPlan:
+        here, there = testbed.hypervisors[source], testbed.hypervisors[destination]
+        migration = self.scenario.migration
+        new_socket, new_events, new_log = testbed.guest_paths(destination)
+        if testbed.guest is None:
+            raise HostError("no guest runs, so none can move")
+        return MigrationPlan(
+            source_pid=here.pid,
+            destination_pid=there.pid,
+            source_host=source,
+            destination_host=destination,
+            guest=testbed.guest_configuration(source),
+            guest_socket=testbed.guest.socket_path,
+            new_guest_socket=new_socket,
+            new_guest_events=new_events,
+            new_guest_log=new_log,
+            bridge=BRIDGE,
+            lease_path=testbed.lease_path,
+            address=there.address,
+            port=migration.port,
+            migration={
+                "mode": migration.mode,
+                "downtime_limit_ns": migration.downtime_limit,
+                "max_rounds": migration.max_rounds,
+                "max_time_ns": migration.max_time,
+                "max_bandwidth_bps": migration.max_bandwidth,
+                "on_no_convergence": migration.on_no_convergence,
+                "verify": migration.verify,
+            },
+            announce=testbed.announcement(),
+            events_directory=self.directory / "events",
+            log_directory=self.directory / "logs",
+            tag=str(number),
+        )
+
+    # the network seen from the analysis
+
+    def _port_towards(self, testbed: Testbed, switch: str, node: str) -> str | None:
+        graph = neighbours(self.plan.topo)
+        path = shortest_path(graph, switch, node, set(self.plan.topo.switches()))
+        if path is None or len(path) < 2:
+            return None
+        return next((port for port, there in testbed.switch_ports()[switch].items() if there == path[1]), None)
+
+    def _switch_ports(self, testbed: Testbed, source: str, destination: str) -> dict[str, dict[str, str | None]]:
+        """Switch -> its ports towards the old and the new place of the guest, for switches on a client's way."""
+        graph = neighbours(self.plan.topo)
+        switches = set(self.plan.topo.switches())
+        seen: dict[str, dict[str, str | None]] = {}
+        for end in (source, destination):
+            for host in [*self.plan.flows, source]:
+                for node in shortest_path(graph, host, end, switches) or []:
+                    if node in switches and node not in seen:
+                        seen[node] = {
+                            "old_port": self._port_towards(testbed, node, source),
+                            "new_port": self._port_towards(testbed, node, destination),
+                        }
+        return seen
+
+    def _paths(self, destination: str) -> dict[str, list[str]]:
+        """Client host -> the switches on its way to *destination*."""
+        graph = neighbours(self.plan.topo)
+        switches = set(self.plan.topo.switches())
+        return {
+            host: [node for node in shortest_path(graph, host, destination, switches) or [] if node in switches]
+            for host in self.plan.flows
+        }
+
+    # collecting
+
+    def _on_event(self, event: Event) -> None:
+        if event.name == "flow_status":
+            name = str(event.data.get("name"))
+            self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
+            if event.data.get("alive") is False:
+                self._dead.add(name)
+        self._progress(event)
+
+    def _step(self, text: str) -> None:
+        self._progress(Event.now("runner", "step", text=text))
+
+    def _flow_records(self, reports: list[FlowReport]) -> list[FlowRecords]:
+        rates = {client.name: client.rate for client in self.scenario.clients}
+        return [
+            FlowRecords(
+                item.host,
+                item.name,
+                item.kind,
+                item.report,
+                load_records(item.records) if item.records.exists() else None,
+                rates.get(item.name, 0),
+            )
+            for item in reports
+        ]
+
+    def _guest_stats(self, testbed: Testbed) -> dict[str, Any]:
+        if testbed.guest is None:
+            return {}
+        try:
+            return dict(testbed.guest.control.stats())
+        except (HostError, DeadlineError) as error:
+            self._reasons.append(f"guest: it does not answer at the end of the run: {error.message}")
+            return {}
+
+    def _timeline(self) -> Timeline:
+        events: list[Event] = []
+        for path in sorted((self.directory / "events").glob("*.jsonl")):
+            events += Timeline.read(path)
+        return Timeline(events)
+
+    def _keep_logs(self) -> None:
+        """Whatever was logged, also by a run that failed; empty logs are left out."""
+        target = self.output / "logs"
+        target.mkdir(exist_ok=True)
+        for path in [*(self.directory / "logs").glob("*.log"), *(self.directory / "ovs").glob("*.log")]:
+            if path.stat().st_size:
+                shutil.copyfile(path, target / path.name)
+
+
+def _flow(client: ClientSpec) -> dict[str, Any]:
+    """A client of the scenario as the agent's ``configure`` wants it."""
+    return {
+        "name": client.name,
+        "kind": client.kind,
+        "interval_ns": client.interval,
+        "think_ns": client.think,
+        "size": client.size,
+        "rate_bps": client.rate,
+        "timeout_ns": client.timeout,
+        "command": list(client.command),
+    }
