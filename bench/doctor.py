@@ -101,7 +101,7 @@ _TRIALS = (
     _Trial(
         "tbf",
         probes.queueing("tbf", "rate", "1gbit", "burst", "128kb", "limit", "1mb"),
-        "links of less than about 1 Gbit/s are shaped by htb",
+        "bandwidth only with queues of some 90 packets and more",
         "load it with `modprobe sch_tbf`",
     ),
     _Trial("tun/tap", probes.tap, "netem", f"load it with `modprobe tun`; {_PRIVILEGED}"),
