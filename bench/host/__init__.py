@@ -1,1 +1,1 @@
-"""The machine underneath: commands, the sandbox of namespaces, private Open vSwitch daemons, child processes, the ledger."""
+"""The machine underneath: commands, the sandbox, private Open vSwitch daemons, child processes, the ledger."""
