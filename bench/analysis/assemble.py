@@ -7,7 +7,7 @@ own, from its start to the next one's; what a flow counted (requests, lost, ...)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from bench.analysis.budget import cut_points, outage_budget
@@ -196,8 +196,11 @@ def _flow(raw: RawRun, move: Move, window: Window, relearn: RelearnResult, flow:
     if flow.records is None:
         return _flow_result(flow, None, {})
     ended_ns = flow.report.get("ended_ns") or None
-    analysis = analyse_flow(flow.kind, flow.records, window, ended_ns)
     stable_ns = relearned_ns(relearn, move.paths.get(flow.host, ()))
+    _paused_ns, resumed_ns = pause_and_resume_ns(raw.timeline, window)
+    # Without relearning having been seen to end, nobody knows when the network was ready again: no upper end then.
+    ready_ns = None if resumed_ns is None or stable_ns is None else max(resumed_ns, stable_ns)
+    analysis = analyse_flow(flow.kind, flow.records, replace(window, ready_ns=ready_ns), ended_ns)
     cuts = cut_points(raw.timeline, window, stable_ns)
     service = guest_port(flow.kind, flow.rate_bps)
     local_port = flow.report.get("local_port")

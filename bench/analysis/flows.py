@@ -11,9 +11,10 @@ own latency, and a UDP probe's outage ends with the first later probe that was a
 *One-way flows* (``tcp-download``, ``tcp-upload``): from the last progress before a gap to the first good progress after
 it, of gaps longer than :func:`in_time_limit_ns` of the flow's typical gap.
 
-Of several stretches the longest counts that belongs to this migration: that begins before the migration's window ends,
-and ends after the guest was paused when that is known (what a saturated link does to latencies during pre-copy is no
-outage). A flow without such a stretch has an outage of 0: it noticed nothing. A stretch that no good reply ended lasts
+Of several stretches the longest counts that belongs to this migration's switchover: that begins before the guest and
+the network were ready again, and ends after the guest was paused, where these are known. (What a saturated link does to
+latencies during pre-copy is no outage, and a stall seconds later has another cause: it shows as ``longest_gap_ns``.) A
+flow without such a stretch has an outage of 0: it noticed nothing. A stretch that no good reply ended lasts
 until the flow's observation ended and is marked ``recovered = False``: the true outage is longer. (Such a stretch
 counts from :data:`LEAST_TAIL_NS` on: what was just under way when the flow was stopped is no outage.)
 
@@ -51,11 +52,13 @@ class Window:
     """What belongs to one migration: from *start_ns* to before *end_ns* (the next migration's start, or the run's end).
 
     :param pause_ns: when the guest was paused; None when it was not (cancelled before) or that was not observed.
+    :param ready_ns: when the guest ran and the network led to it again; None when that was not observed.
     """
 
     start_ns: int
     end_ns: int
     pause_ns: int | None = None
+    ready_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,8 @@ def _of_migration(starts: _Ints, ends: _Ints, window: Window) -> _Flags:
         chosen &= ends > window.pause_ns
     else:
         chosen &= starts >= window.start_ns
+    if window.ready_ns is not None:
+        chosen &= starts <= window.ready_ns
     return chosen
 
 

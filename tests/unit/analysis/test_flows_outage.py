@@ -198,3 +198,16 @@ def test_in_time_limit() -> None:
     assert in_time_limit_ns(0) == MS
     assert in_time_limit_ns(300 * NS_PER_US) == 1300 * NS_PER_US
     assert in_time_limit_ns(10 * MS) == 30 * MS
+
+
+def test_a_stall_after_the_network_was_ready_is_not_this_outage():
+    records = np.zeros(3000, RECORD)
+    records["seq"] = np.arange(3000)
+    records["sent_ns"] = np.arange(3000) * NS_PER_MS
+    records["received_ns"] = records["sent_ns"] + 200_000
+    records["received_ns"][1000:1030] = 0  # the switchover
+    records["received_ns"][2000:2300] = 0  # a busy machine, a second later
+    window = Window(0, 3000 * NS_PER_MS, 1000 * NS_PER_MS, ready_ns=1031 * NS_PER_MS)
+    outage = analyse_flow("udp-echo", records, window).outage
+    assert outage is not None
+    assert outage.duration_ns == 30 * NS_PER_MS + 200_000
