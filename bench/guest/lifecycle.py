@@ -360,6 +360,7 @@ class ProcessGuest:
         self._loop.hold_bulk()
         if self._port is not None:
             self._attempt("cut", self._port.cut)
+            self._attempt("remove", self._port.remove)
         if self._announcer is not None:
             self._attempt("announcer", self._announcer.close)
         for vcpu in self._vcpus:

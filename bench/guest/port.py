@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.clock import NS_PER_S, Deadline, wait_until
-from bench.errors import GuestError
+from bench.errors import DeadlineError, GuestError
 from bench.host.kernel import set_sysctls
 
 GUEST_INTERFACE = "eth0"
@@ -36,7 +36,15 @@ _SYSCTLS: dict[str, str | int] = {
     "net.ipv4.conf.default.rp_filter": 0,
 }
 
-_RTM_NEWLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWNEIGH, _RTM_GETNEIGH = 16, 18, 19, 20, 28, 30
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWNEIGH, _RTM_GETNEIGH = (
+    16,
+    17,
+    18,
+    19,
+    20,
+    28,
+    30,
+)
 _F_REQUEST, _F_ACK, _F_EXCL, _F_REPLACE, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x200, 0x100, 0x400, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NESTED = 0x8000
@@ -51,6 +59,7 @@ _NUD_REACHABLE, _NUD_USABLE = 0x02, 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachabl
 _AF_BRIDGE = 7
 _IFF_UP = 1
 _OPER_UP = 6
+_STALE_NS = 10 * NS_PER_S
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
@@ -162,6 +171,7 @@ class GuestPort:
         self._host = Netlink()
         self._guest: Netlink | None = None
         self._wire = self._cut = b""
+        self._host_index = 0
 
     def create(self, mac: str, address: str, namespace_fd: int) -> None:
         """Make the pair and attach it, cut; to be called in the guest's namespace.
@@ -177,7 +187,7 @@ class GuestPort:
             raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         try:
             self._create(mac, ipaddress.IPv4Interface(address), namespace_fd)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DeadlineError) as error:
             raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
 
     def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int) -> None:
@@ -193,8 +203,9 @@ class GuestPort:
             _IFLA_INFO_DATA | _NESTED, attribute(_VETH_INFO_PEER | _NESTED, peer)
         )
         body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, self.interface.encode() + b"\0")
-        self._host.request(_RTM_NEWLINK, _F_CREATE | _F_EXCL, body + attribute(_IFLA_LINKINFO | _NESTED, info))
-        host_index = self._host_index()
+        body += attribute(_IFLA_LINKINFO | _NESTED, info)
+        wait_until(lambda: self._make_pair(body), Deadline(_STALE_NS), f"{self.interface} of an earlier guest gone")
+        self._host_index = host_index = self._find_host_index()
         guest_index = socket.if_nametoindex(GUEST_INTERFACE)
         # The guest's address comes last. A bridge lets a port forward as soon as it joins, and a guest without an
         # address has nothing to say and no question to answer until the port is cut.
@@ -217,6 +228,14 @@ class GuestPort:
         body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, guest_index)
         local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
         guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
+
+    def _make_pair(self, body: bytes) -> bool:
+        """False while there is one: the kernel removes a dead guest's only some time after its last process."""
+        try:
+            self._host.request(_RTM_NEWLINK, _F_CREATE | _F_EXCL, body)
+        except FileExistsError:
+            return False
+        return True
 
     def cut(self) -> None:
         """Black-hole both directions. Idempotent. :raises OSError: when the kernel refuses."""
@@ -254,13 +273,23 @@ class GuestPort:
             values += attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
             self._guest.request(_RTM_NEWNEIGH, _F_CREATE | _F_REPLACE, body + values)
 
+    def remove(self) -> None:
+        """Remove the pair, which would otherwise go some time after the guest's namespace. Idempotent.
+
+        :raises OSError: when the kernel refuses.
+        """
+        if self._host_index:
+            index, self._host_index = self._host_index, 0
+            self._cut = self._wire = b""
+            self._host.request(_RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0))
+
     def close(self) -> None:
-        """Close the netlink sockets; the pair goes with the guest's namespace."""
+        """Close the netlink sockets."""
         self._host.close()
         if self._guest is not None:
             self._guest.close()
 
-    def _host_index(self) -> int:
+    def _find_host_index(self) -> int:
         for payload in self._host.dump(_RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0)):
             name = attributes(payload[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0")
             if name == self.interface.encode():

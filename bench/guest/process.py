@@ -171,10 +171,12 @@ class GuestProcess:
 
     def _do_configure(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
         config = GuestConfig.from_json(args)
+        new = self._guest.state is State.NEW
         try:
             self._guest.configure(config)
         except BaseException:
-            self._finish("configuration failed")  # half a guest is of no use
+            if new:  # half a guest is of no use
+                self._finish("configuration failed")
             raise
         if config.skeleton:
             self._creator = channel
