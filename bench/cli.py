@@ -193,6 +193,7 @@ def clean() -> None:
 
     report = remove()
     typer.echo(report.text())
+    raise typer.Exit(0 if report.ok else 1)
 
 
 def main() -> None:

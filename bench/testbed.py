@@ -17,6 +17,7 @@ from bench.errors import BenchError, HostError
 from bench.guest.client import GuestControl, guest_command
 from bench.host.commands import Process, python_environment, run, spawn
 from bench.host.controller import ControllerProcess
+from bench.host.kernel import switch_ipv6_off
 from bench.host.ovs import OpenVSwitch
 from bench.link.calibrate import Endpoint, calibrate
 from bench.link.links import LinkFactory
@@ -160,6 +161,8 @@ class Testbed:
         for first, second, params in topo.links(withInfo=True):
             net.addLink(**{"node1": net[first], "node2": net[second], **_link_params(params)})
         net.build()
+        for host in net.hosts:
+            switch_ipv6_off(host.pid)  # or its multicast pollutes tables and counts
         net.start()
         factory.apply_all()  # after the start: Open vSwitch takes the qdiscs off a port that it adds
 
