@@ -139,7 +139,8 @@ def cut_points(timeline: Timeline, window: Window, relearned_ns: int | None) -> 
         storage_ns=first("storage_acquired", destination),
         resumed_ns=resumed if rolled_back is None else rolled_back,
         port_wired_ns=wired if rolled_back is None else rolled_back,
-        announce_ns=first("announce_sent", guest, destination),
+        # Those of the boot or of the migration before may still be going out when this one begins.
+        announce_ns=next((e.t_ns for e in guest if e.name == "announce_sent" and e.t_ns >= (resumed or 0)), None),
         relearned_ns=relearned_ns,
         rolled_back=rolled_back is not None,
     )
