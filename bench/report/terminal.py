@@ -1,0 +1,270 @@
+"""The summary of a run for a terminal, or as plain text when the output is none. From the result alone.
+
+Two times are kept apart everywhere: *downtime*, while the guest was paused, and a client's *outage*, while it got no
+answer. The first is a property of the migration, the second of a flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bench.report.budget import print_budget
+from bench.report.machine import print_environment, print_links
+from bench.report.text import (
+    NOT_SEEN,
+    PAGE_BYTES,
+    after,
+    bit_rate,
+    byte_rate,
+    clean,
+    count,
+    duration,
+    heading,
+    show,
+    table,
+)
+from bench.result import FlowResult, MemoryResult, MigrationResult, RelearnResult, RoundResult, RunResult
+from bench.units import format_bytes
+
+MAX_ROUNDS_SHOWN = 20
+MAX_MIGRATIONS_SHOWN = 50
+_HEAD_ROUNDS = 8
+
+_OUTCOME_STYLES = {"completed": "bold green", "cancelled": "bold yellow", "failed": "bold red"}
+
+
+def render(result: RunResult, console: Console) -> None:
+    """Print the summary of *result*."""
+    _print_header(result, console)
+    _print_totals(result, console)
+    if len(result.migrations) > 1:
+        _print_migrations(result.migrations, console)
+    if result.phases:
+        _print_phases(result, console)
+    if result.rounds:
+        _print_rounds(result.rounds, console)
+    if result.relearn.switches or result.relearn.announce_ns is not None:
+        _print_relearning(result, console)
+    if result.flows:
+        _print_flows(result, console)
+        print_budget(result.flows, console)
+    if result.links:
+        print_links(result.links, console)
+    print_environment(result.environment, console)
+    _print_trust(result, console)
+
+
+# what moved
+
+
+def _journey(migration: MigrationResult, guest: str) -> str:
+    if not migration.source:
+        return f"{guest} did not move"
+    if migration.outcome == "completed":
+        return f"{guest} moved from {migration.source} to {migration.destination}"
+    return f"{guest} was to move from {migration.source} to {migration.destination}"
+
+
+def _print_header(result: RunResult, console: Console) -> None:
+    if result.title:
+        console.print(Text(clean(result.title), style="bold"))
+    line = Text(clean(_journey(result, result.guest)), style="bold")
+    line.append(": ")
+    line.append(result.outcome, style=_OUTCOME_STYLES[result.outcome])
+    if result.reason:
+        line.append(f": {clean(result.reason)}")
+    console.print(line)
+    if len(result.migrations) > 1:
+        done = sum(migration.outcome == "completed" for migration in result.migrations)
+        console.print(
+            Text(
+                f"{len(result.migrations)} migrations, {done} completed. Phases, rounds and relearning below are those "
+                "of the last one; flows are counted over the whole run, each outage is its worst."
+            )
+        )
+    console.print(Text(f"started {clean(result.started_at)}", style="dim"))
+
+
+def _identity(memory: MemoryResult) -> Text:
+    if memory.identical is None:
+        why = "switched off" if memory.verify == "off" else NOT_SEEN
+        return Text(f"not compared ({why})", style="yellow")
+    if memory.identical:
+        digest = f", digest {memory.digest[:16]}" if memory.digest else ""
+        how = "while paused" if memory.verify == "pause" else "outside of the downtime"
+        return Text(f"identical on both sides{digest}, compared {how}", style="green")
+    ends = [(digest or NOT_SEEN)[:16] for digest in (memory.digest_source, memory.digest_destination)]
+    return Text(f"DIFFERENT: source {ends[0]}, destination {ends[1]}", style="bold red")
+
+
+def _print_totals(result: RunResult, console: Console) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(justify="right")
+    grid.add_column(style="dim")
+    grid.add_row(
+        "total time", duration(result.total_ns), "from setup until the guest was handed over or the engine gave up"
+    )
+    grid.add_row("downtime", duration(result.downtime_ns), "the guest was paused; what clients noticed is their outage")
+    grid.add_row("sent", format_bytes(result.bytes_sent), "between the engines")
+    grid.add_row("memory", format_bytes(result.memory.bytes), _identity(result.memory))
+    grid.add_row("connections", f"{result.connections:,}", "TCP connections that moved with the guest")
+    console.print()
+    console.print(grid)
+
+
+def _print_migrations(migrations: Sequence[MigrationResult], console: Console) -> None:
+    heading(console, "Migrations", "outage: the longest of any flow")
+    rows = table(
+        console, "#", "from", "to", "outcome", "total", "downtime", "rounds", "sent", "memory", "outage", left=4
+    )
+    shown = migrations if len(migrations) <= MAX_MIGRATIONS_SHOWN else migrations[:MAX_MIGRATIONS_SHOWN]
+    for number, migration in enumerate(shown, 1):
+        identical = {True: "identical", False: "DIFFERENT", None: "not compared"}[migration.memory.identical]
+        rows.add_row(
+            str(number),
+            clean(migration.source),
+            clean(migration.destination),
+            Text(migration.outcome, style=_OUTCOME_STYLES[migration.outcome]),
+            duration(migration.total_ns),
+            duration(migration.downtime_ns),
+            str(len(migration.rounds)),
+            format_bytes(migration.bytes_sent),
+            identical,
+            duration(_longest_outage_ns(migration.flows)),
+        )
+    show(console, rows)
+    if len(shown) < len(migrations):
+        console.print(f"and {count(len(migrations) - len(shown), 'migration')} more, in result.json")
+    downtimes = [migration.downtime_ns for migration in migrations if migration.downtime_ns is not None]
+    if downtimes:
+        console.print(
+            f"downtime: median {duration(round(median(downtimes)))}, from {duration(min(downtimes))} to "
+            f"{duration(max(downtimes))}",
+            highlight=False,
+        )
+    for number, migration in enumerate(migrations, 1):
+        if migration.reason:
+            console.print(Text(f"migration {number}: {migration.outcome}: {clean(migration.reason)}"))
+
+
+def _longest_outage_ns(flows: Sequence[FlowResult]) -> int | None:
+    return max((flow.outage_ns for flow in flows if flow.outage_ns is not None), default=None)
+
+
+# how
+
+
+def _print_phases(result: RunResult, console: Console) -> None:
+    heading(console, "Phases")
+    rows = table(console, "phase", "begins", "duration")
+    origin_ns = min(phase.start_ns for phase in result.phases)
+    for phase in result.phases:
+        rows.add_row(clean(phase.name), after(phase.start_ns, origin_ns), duration(phase.end_ns - phase.start_ns))
+    show(console, rows)
+
+
+def _print_rounds(rounds: Sequence[RoundResult], console: Console) -> None:
+    heading(console, "Rounds", f"pages of {PAGE_BYTES} bytes; zero pages are not sent as pages")
+    rows = table(console, "round", "pages", "zero", "sent", "time", "throughput", "dirty after", "dirty rate")
+    skipped = range(0)
+    if len(rounds) > MAX_ROUNDS_SHOWN:
+        skipped = range(_HEAD_ROUNDS, len(rounds) - (MAX_ROUNDS_SHOWN - _HEAD_ROUNDS))
+    for number, item in enumerate(rounds):
+        if number in skipped:
+            if number == skipped.start:
+                rows.add_row(f"... {len(skipped)} more", *[""] * 7)
+            continue
+        time_ns = item.end_ns - item.start_ns
+        rows.add_row(
+            f"{number + 1}{' paused' if item.paused else ''}",
+            f"{item.pages:,}",
+            f"{item.zero_pages:,}",
+            format_bytes(item.bytes_sent),
+            duration(time_ns),
+            bit_rate(item.bytes_sent, time_ns),
+            f"{item.dirty_pages_after:,}",
+            "none" if item.paused else byte_rate(item.dirty_pages_after * PAGE_BYTES, time_ns),
+        )
+    show(console, rows)
+
+
+def _print_relearning(result: RunResult, console: Console) -> None:
+    relearn = result.relearn
+    origin_ns = result.resume_ns
+    heading(console, "Relearning", "moments relative to the guest's resume at its destination")
+    sent = f", {count(relearn.announcements, 'frame')} in all" if relearn.announcements else ""
+    console.print(f"announce leaves the destination: {after(relearn.announce_ns, origin_ns)}{sent}", highlight=False)
+    if relearn.switches:
+        show(console, _relearn_table(relearn, origin_ns, console))
+
+
+def _relearn_table(relearn: RelearnResult, origin_ns: int | None, console: Console) -> Table:
+    rows = table(
+        console,
+        "switch",
+        "controller\nsaw",
+        "flows\nconfirmed",
+        "first frame\nat new port",
+        "\nstable",
+        "frames to\nold port",
+        "frames\nflooded",
+        "flapped\nback",
+    )
+    for switch in relearn.switches:
+        rows.add_row(
+            clean(switch.name),
+            *(
+                after(moment, origin_ns)
+                for moment in (switch.controller_ns, switch.confirmed_ns, switch.first_frame_ns, switch.stable_ns)
+            ),
+            f"{switch.frames_to_old_port:,}",
+            f"{switch.frames_flooded:,}",
+            f"{switch.flapped:,} times" if switch.flapped != 1 else "once",
+        )
+    return rows
+
+
+# what clients saw
+
+
+def _print_flows(result: RunResult, console: Console) -> None:
+    heading(console, "Client flows", "counts of requests; outage: no answer for so long")
+    rows = table(
+        console, "flow", "host", "requests", "lost", "dupl.", "reord.", "corrupt", "retrans.", "state", "outage", left=2
+    )
+    for flow in result.flows:
+        bad = bool(flow.corrupted) or not flow.alive
+        rows.add_row(
+            clean(flow.name),
+            clean(flow.host),
+            f"{flow.requests:,}",
+            f"{flow.lost:,}",
+            f"{flow.duplicated:,}",
+            f"{flow.reordered:,}",
+            Text(f"{flow.corrupted:,}", style="bold red" if flow.corrupted else ""),
+            NOT_SEEN if flow.retransmits is None else f"{flow.retransmits:,}",
+            Text("alive" if flow.alive else "DEAD", style="" if flow.alive else "bold red"),
+            duration(flow.outage_ns),
+            style="red" if bad else "",
+        )
+    show(console, rows)
+    for flow in result.flows:
+        if flow.error:
+            console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}", style="red"))
+
+
+def _print_trust(result: RunResult, console: Console) -> None:
+    console.print()
+    if result.trust.ok:
+        console.print(Text("trust: no reason was seen to doubt these numbers", style="green"))
+        return
+    console.print(Text("trust: doubt these numbers, because", style="bold yellow"))
+    for reason in result.trust.reasons or ["no reason was given"]:
+        console.print(Padding(Text(f"- {clean(reason)}", style="yellow"), (0, 0, 0, 2)))
