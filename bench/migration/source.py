@@ -1,7 +1,7 @@
 """The source engine: ``python -m bench.migration.source --channel-fd N --events FILE --log FILE``.
 
-Commands: ``migrate`` (once) and ``cancel``; see :class:`Order` for the arguments. The events it sends, and what
-``finished`` says, are listed in :mod:`bench.migration.driver`.
+Commands: ``migrate`` (once) and ``cancel``; see :class:`bench.migration.order.Order` for the arguments. The events it
+sends, and what ``finished`` says, are listed in :mod:`bench.migration.driver`.
 
 Who runs the guest, step by step: until the pause the source's guest does. From the pause on nobody does, and the lease
 still names the source. The destination's ``take`` moves the lease: **that is the ownership point.** Whatever fails
@@ -17,9 +17,7 @@ import mmap
 import os
 import select
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, MigrationError
@@ -30,12 +28,13 @@ from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker, probe
 from bench.migration import policy, storage, wire
-from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of, want
+from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of
 from bench.migration.modes import load_mode
+from bench.migration.order import Order, Outcome
 from bench.migration.pages import PageSender, Sent
-from bench.migration.policy import Limits, Progress, Step
+from bench.migration.policy import Progress, Step
 from bench.migration.states import State, StateMachine
-from bench.migration.transport import LINK_TIMEOUT_NS, Connection, Pacer, chunk_pages
+from bench.migration.transport import Connection, Pacer, chunk_pages
 from bench.migration.wire import Frame, Kind
 
 CHUNK_NS: Final = 10 * NS_PER_MS  # how long sending one piece may take: a cancel waits for no more
@@ -43,7 +42,6 @@ PROGRESS_NS: Final = 200 * NS_PER_MS
 CONNECT_NS: Final = 10 * NS_PER_S
 SKELETON_NS: Final = 120 * NS_PER_S
 CANCEL_GRACE_NS: Final = NS_PER_S  # for the frame under way, then the connection is reset
-ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing: the guest stands still meanwhile
 PAUSED_LINK_TIMEOUT_NS: Final = 3 * NS_PER_S  # while the guest stands still a dead link is given up sooner
 DOOR_LEAST_NS: Final = 5 * NS_PER_MS
 DOOR_MOST_NS: Final = NS_PER_S
@@ -53,75 +51,6 @@ BACKGROUND_NICE: Final = 10  # hashing after the switchover leaves the processor
 
 class Cancelled(Exception):
     """The migration ends here, the guest stays; ``str()`` says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The arguments of ``migrate``, checked."""
-
-    guest_socket: str
-    guest: Mapping[str, Any]
-    address: str
-    port: int
-    limits: Limits
-    verify: str
-    mode: str
-    announce: Mapping[str, Any]
-    link_timeout_ns: int
-    answer_timeout_ns: int
-
-    @classmethod
-    def from_json(cls, args: Mapping[str, Any]) -> Order:
-        """:raises MigrationError: naming the argument that is missing or wrong."""
-        migration = want(args, "migration", dict, "migrate")
-        verify = migration.get("verify", "background")
-        if verify not in ("background", "pause", "off"):
-            raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
-        if migration.get("on_no_convergence", "force") not in ("force", "cancel"):
-            raise MigrationError("migrate: on_no_convergence must be force or cancel")
-        where = "migrate: migration"
-        return cls(
-            guest_socket=want(args, "guest_socket", str, "migrate"),
-            guest=want(args, "guest", dict, "migrate"),
-            address=want(args, "address", str, "migrate"),
-            port=want(args, "port", int, "migrate"),
-            limits=Limits(
-                downtime_limit_ns=want(migration, "downtime_limit_ns", int, where),
-                max_rounds=want(migration, "max_rounds", int, where),
-                max_time_ns=want(migration, "max_time_ns", int, where),
-                max_bandwidth_bps=want(migration, "max_bandwidth_bps", int, where),
-                on_no_convergence=migration.get("on_no_convergence", "force"),
-            ),
-            verify=verify,
-            mode=migration.get("mode", "precopy"),
-            announce=want(args, "announce", dict, "migrate"),
-            link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
-            answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
-        )
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What ``finished`` says."""
-
-    state: State
-    reason: str = ""
-    digest_source: str | None = None
-    digest_destination: str | None = None
-    bytes_sent: int = 0
-    connections: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        both = self.digest_source is not None and self.digest_destination is not None
-        return {
-            "outcome": self.state.value,
-            "reason": self.reason,
-            "digest_source": self.digest_source,
-            "digest_destination": self.digest_destination,
-            "identical": self.digest_source == self.digest_destination if both else None,
-            "bytes_sent": self.bytes_sent,
-            "connections": self.connections,
-        }
 
 
 class Session:

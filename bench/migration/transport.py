@@ -23,8 +23,8 @@ import numpy as np
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import MigrationError, WireError
 
-# Measured through the userspace switch, 512 MiB, three runs: unshaped CUBIC reached 4.8 to 5.7 Gbit/s, BBR 3.0 to 3.4; at
-# htb 1 Gbit/s the two are alike (0.90 to 0.94 and 0.85 to 0.92).
+# Measured through the userspace switch, 512 MiB, three runs: unshaped CUBIC reached 4.8 to 5.7 Gbit/s, BBR 3.0 to 3.4;
+# at htb 1 Gbit/s the two are alike (0.90 to 0.94 and 0.85 to 0.92).
 CONGESTION_CONTROL: Final = "cubic"
 LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
 NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy

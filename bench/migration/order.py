@@ -1,0 +1,85 @@
+"""What the source engine is told to do, and what it says in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.clock import NS_PER_S
+from bench.errors import MigrationError
+from bench.migration.engine import want
+from bench.migration.policy import Limits
+from bench.migration.states import State
+from bench.migration.transport import LINK_TIMEOUT_NS
+
+ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing: the guest stands still meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The arguments of ``migrate``, checked."""
+
+    guest_socket: str
+    guest: Mapping[str, Any]
+    address: str
+    port: int
+    limits: Limits
+    verify: str
+    mode: str
+    announce: Mapping[str, Any]
+    link_timeout_ns: int
+    answer_timeout_ns: int
+
+    @classmethod
+    def from_json(cls, args: Mapping[str, Any]) -> Order:
+        """:raises MigrationError: naming the argument that is missing or wrong."""
+        migration = want(args, "migration", dict, "migrate")
+        verify = migration.get("verify", "background")
+        if verify not in ("background", "pause", "off"):
+            raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
+        if migration.get("on_no_convergence", "force") not in ("force", "cancel"):
+            raise MigrationError("migrate: on_no_convergence must be force or cancel")
+        where = "migrate: migration"
+        return cls(
+            guest_socket=want(args, "guest_socket", str, "migrate"),
+            guest=want(args, "guest", dict, "migrate"),
+            address=want(args, "address", str, "migrate"),
+            port=want(args, "port", int, "migrate"),
+            limits=Limits(
+                downtime_limit_ns=want(migration, "downtime_limit_ns", int, where),
+                max_rounds=want(migration, "max_rounds", int, where),
+                max_time_ns=want(migration, "max_time_ns", int, where),
+                max_bandwidth_bps=want(migration, "max_bandwidth_bps", int, where),
+                on_no_convergence=migration.get("on_no_convergence", "force"),
+            ),
+            verify=verify,
+            mode=migration.get("mode", "precopy"),
+            announce=want(args, "announce", dict, "migrate"),
+            link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
+            answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What ``finished`` says."""
+
+    state: State
+    reason: str = ""
+    digest_source: str | None = None
+    digest_destination: str | None = None
+    bytes_sent: int = 0
+    connections: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        both = self.digest_source is not None and self.digest_destination is not None
+        return {
+            "outcome": self.state.value,
+            "reason": self.reason,
+            "digest_source": self.digest_source,
+            "digest_destination": self.digest_destination,
+            "identical": self.digest_source == self.digest_destination if both else None,
+            "bytes_sent": self.bytes_sent,
+            "connections": self.connections,
+        }
