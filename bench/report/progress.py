@@ -22,22 +22,29 @@ from bench.units import format_bit_rate, format_bytes
 
 REDRAW_NS = 100 * NS_PER_MS
 SILENT_NS = 500 * NS_PER_MS
+MAX_FLOWS_SHOWN = 20
 _BAR_WIDTH = 30
-_ENGINE_EVENTS = {
-    "setup_begin": "setting the migration up",
-    "setup_end": "set up: copying memory while the guest runs",
-    "switchover_decided": "switchover",
-    "paused": "the guest is paused: copying the rest",
-    "device_state_sent": "device state sent",
-    "handover_confirmed": "the destination has confirmed that the guest runs there",
-    "resumed_at_source": "rolled back: the guest goes on at the source",
+_SOURCE, _DESTINATION = "engine.source", "engine.destination"
+_STEPS = {
+    (_SOURCE, "setup_begin"): "setting the migration up",
+    (_SOURCE, "setup_end"): "set up: copying memory while the guest runs",
+    (_SOURCE, "switchover_decided"): "switchover",
+    (_SOURCE, "paused"): "the guest is paused: copying the rest",
+    (_SOURCE, "device_state_sent"): "device state sent",
+    (_SOURCE, "handover_confirmed"): "the destination has confirmed that the guest runs there",
+    (_SOURCE, "resumed_at_source"): "rolled back: the guest goes on at its source",
+    (_DESTINATION, "resumed"): "the guest runs at its destination",
+    (_DESTINATION, "port_wired"): "the guest's port forwards at its destination",
 }
-_GUEST_EVENTS = {"resumed": "the guest runs at its destination", "port_wired": "the guest's port forwards"}
 
 
 def _whole(data: Mapping[str, Any], key: str) -> int | None:
     value = data.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _with_reason(text: str, data: Mapping[str, Any]) -> str:
+    return f"{text}: {data['reason']}" if data.get("reason") else text
 
 
 @dataclass(slots=True)
@@ -71,28 +78,22 @@ class ProgressState:
         data = event.data
         if event.name == "flow_status":
             return self._flow(data)
-        if event.name == "round_progress":
-            return self._round_progress(data)
-        if event.name == "round_begin":
-            self.round, self.pages_left, self.round_pages, self.rate_bps = _whole(data, "round"), None, None, 0
-            return None
-        if event.name == "round_end":
-            return self._round_end(data)
-        if event.name == "finished" and event.source == "engine.source":
-            self.round = self.dirty_share = None
-            reason = f": {data['reason']}" if data.get("reason") else ""
-            return self._step(f"migration {data.get('outcome', 'ended')}{reason}")
         if event.name == "step":
             return self._step(str(data.get("text", "")))
-        known = _ENGINE_EVENTS if event.source == "engine.source" else _GUEST_EVENTS
-        if event.name not in known or not event.source.startswith(("engine.", "guest")):
-            return None
-        if event.source.startswith("engine.destination"):
-            return None
-        if event.name == "paused":
-            self.round = None
-        reason = f": {data['reason']}" if data.get("reason") else ""
-        return self._step(known[event.name] + reason)
+        if event.name == "round_progress":
+            self._round_progress(data)
+        elif event.name == "round_begin":
+            self.round, self.pages_left, self.round_pages, self.rate_bps = _whole(data, "round"), None, None, 0
+        elif event.name == "round_end":
+            return self._round_end(data)
+        elif (event.source, event.name) == (_SOURCE, "finished"):
+            self.round = self.pages_left = self.dirty_share = None
+            return self._step(_with_reason(f"migration {data.get('outcome', 'ended')}", data))
+        elif (event.source, event.name) in _STEPS:
+            if event.name == "paused":
+                self.round = None
+            return self._step(_with_reason(_STEPS[event.source, event.name], data))
+        return None
 
     def _step(self, text: str) -> str | None:
         text = clean(text)
@@ -227,7 +228,7 @@ class Progress:
     def _flow_table(self) -> RenderableType:
         rows = table(self._console, "flow", "requests", "last reply")
         now = self._clock_ns()
-        for name, flow in state_items(self.state.flows):
+        for name, flow in _most_telling(self.state.flows):
             age_ns = now - flow.last_reply_ns if flow.last_reply_ns else None
             style = "" if age_ns is not None and age_ns < SILENT_NS else "yellow"
             if not flow.alive:
@@ -238,7 +239,9 @@ class Progress:
         return rows
 
 
-def state_items(flows: Mapping[str, FlowState]) -> list[tuple[str, FlowState]]:
-    """Flows in the order in which they were first heard of, the silent ones among a great many first."""
+def _most_telling(flows: Mapping[str, FlowState]) -> list[tuple[str, FlowState]]:
+    """In the order in which they were first heard of; of a great many those that are dead or silent for longest."""
     items = list(flows.items())
-    return items if len(items) <= 20 else sorted(items, key=lambda item: (item[1].alive, item[1].last_reply_ns))[:20]
+    if len(items) <= MAX_FLOWS_SHOWN:
+        return items
+    return sorted(items, key=lambda item: (item[1].alive, item[1].last_reply_ns))[:MAX_FLOWS_SHOWN]
