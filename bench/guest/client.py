@@ -7,7 +7,6 @@ are those of :mod:`bench.guest.process`. Not thread-safe: one :class:`GuestContr
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -176,8 +175,8 @@ class GuestControl:
 
     def memory(self, deadline: Deadline | None = None) -> GuestMemory:
         value = self._call("memory", {}, deadline)
-        fd = self._descriptor("memory")
-        return GuestMemory(self._integer(value, "bytes"), self._writers(value), fd)
+        size_bytes, writers = self._integer(value, "bytes"), self._writers(value)
+        return GuestMemory(size_bytes, writers, self._descriptor("memory"))  # last: nobody else would close it
 
     def track(self, enable: bool, method: str, deadline: Deadline | None = None) -> tuple[Writer, ...]:
         """Switch dirty tracking in every writing process; it goes off by itself when this connection closes.
@@ -207,19 +206,17 @@ class GuestControl:
         reclaims the lease and goes on, or dies when it belongs to another.
         """
         value = self._call("pause", {}, deadline)
-        fd = self._descriptor("pause")
         times = value.get("times")
         if not isinstance(times, dict) or not all(isinstance(stamp, int) for stamp in times.values()):
-            os.close(fd)
             raise GuestError(f"{self.channel.peer}: pause: no times in the answer")
         return Paused(
-            fd,
-            self._integer(value, "device_bytes"),
-            self._integer(value, "connections"),
-            str(value.get("owner", "")),
-            self._integer(value, "generation"),
-            times,
-            self._integer(value, "embryonic"),
+            device_bytes=self._integer(value, "device_bytes"),
+            connections=self._integer(value, "connections"),
+            owner=str(value.get("owner", "")),
+            generation=self._integer(value, "generation"),
+            times=times,
+            embryonic=self._integer(value, "embryonic"),
+            fd=self._descriptor("pause"),  # last: nobody else would close it
         )
 
     def resume(self, deadline: Deadline | None = None) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ What is not carried: the congestion window, the round-trip estimate and the out-
 again). A connection in SYN_RECV or TIME_WAIT cannot move.
 
 Sources: tcp(7), linux/tcp.h, linux/sockios.h; CRIU's ``soccr`` library for the order of the calls. Needs CAP_NET_ADMIN,
-and CAP_NET_RAW for half-closed connections. IPv4.
+and CAP_NET_RAW for half-closed connections; Linux 5.14 (SO_BUF_LOCK). IPv4.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ def finish(sock: socket.socket, state: TcpState) -> memoryview:
     # the kernel doubles what is set, and setting locks the size: unlock as it was, so that it tunes itself again
     sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, options["send_buffer"] // 2)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, options["receive_buffer"] // 2)
-    with contextlib.suppress(OSError):  # before Linux 5.14 there is no such option
-        sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, options["buffer_lock"])
+    sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, options["buffer_lock"])
     if options["reuse_address"]:  # else a return to this host would find the address in use
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if options["cork"]:
