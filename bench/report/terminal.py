@@ -97,8 +97,8 @@ def _identity(memory: MemoryResult) -> Text:
         return Text(f"not compared ({why})", style="yellow")
     if memory.identical:
         digest = f", digest {memory.digest[:16]}" if memory.digest else ""
-        how = "while paused" if memory.verify == "pause" else "outside of the downtime"
-        return Text(f"identical on both sides{digest}, compared {how}", style="green")
+        how = ", compared while paused" if memory.verify == "pause" else ""
+        return Text(f"identical on both sides{digest}{how}", style="green")
     ends = [(digest or NOT_SEEN)[:16] for digest in (memory.digest_source, memory.digest_destination)]
     return Text(f"DIFFERENT: source {ends[0]}, destination {ends[1]}", style="bold red")
 
@@ -108,10 +108,8 @@ def _print_totals(result: RunResult, console: Console) -> None:
     grid.add_column(style="bold")
     grid.add_column(justify="right")
     grid.add_column(style="dim")
-    grid.add_row(
-        "total time", duration(result.total_ns), "from setup until the guest was handed over or the engine gave up"
-    )
-    grid.add_row("downtime", duration(result.downtime_ns), "the guest was paused; what clients noticed is their outage")
+    grid.add_row("total time", duration(result.total_ns), "from setup to the handover, or until the engine gave up")
+    grid.add_row("downtime", duration(result.downtime_ns), "the guest was paused; a client's outage is another thing")
     grid.add_row("sent", format_bytes(result.bytes_sent), "between the engines")
     grid.add_row("memory", format_bytes(result.memory.bytes), _identity(result.memory))
     grid.add_row("connections", f"{result.connections:,}", "TCP connections that moved with the guest")
