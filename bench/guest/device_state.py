@@ -78,6 +78,7 @@ class TcpState:
     :param unsent_bytes: how many bytes at the end of *send_queue* were never sent, the backlog included.
     :param backlog_bytes: how many bytes at the end of *send_queue* the kernel has not even taken yet.
     :param fin_unsent: the own FIN is queued and was not sent yet.
+    :param congestion_window: of the guest, in segments.
     :param receive_queue: received, acknowledged, not yet read by the service.
     :param send_queue: written by the service and not yet acknowledged by the peer.
     """
@@ -98,6 +99,7 @@ class TcpState:
     unsent_bytes: int = 0
     backlog_bytes: int = 0
     fin_unsent: bool = False
+    congestion_window: int = 10
     receive_queue: bytes = field(default=b"", repr=False)
     send_queue: bytes = field(default=b"", repr=False)
 
@@ -119,6 +121,7 @@ class TcpState:
             "unsent_bytes": self.unsent_bytes,
             "backlog_bytes": self.backlog_bytes,
             "fin_unsent": self.fin_unsent,
+            "congestion_window": self.congestion_window,
             "receive_bytes": len(self.receive_queue),
             "send_bytes": len(self.send_queue),
         }
@@ -309,6 +312,7 @@ def _tcp(raw: Mapping[str, Any], body: _Body) -> TcpState:
         unsent_bytes=unsent,
         backlog_bytes=_integer(raw["backlog_bytes"], 0, unsent),
         fin_unsent=_flag(raw["fin_unsent"]),
+        congestion_window=_integer(raw["congestion_window"], 1, U32),
         receive_queue=received,
         send_queue=sending,
     )

@@ -18,6 +18,7 @@ from bench.guest import tcp_repair
 from bench.guest.connection import Connection, Traffic
 from bench.guest.device_state import DatagramState, StreamState
 from bench.guest.loop import Loop
+from bench.guest.path_memory import remembered
 from bench.guest.services.base import Machine
 from bench.guest.services.registry import DATAGRAM_PORTS, STREAM_PORTS, open_datagram, open_stream, restore_stream
 
@@ -259,8 +260,9 @@ class Sockets:
             if half_closed:
                 kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
                 raw = stack.enter_context(socket.socket(socket.AF_INET, kind, socket.IPPROTO_RAW))
-            for stream in streams:
-                self._restore_one(stream, raw)
+            with remembered(stream.tcp for stream in streams):
+                for stream in streams:
+                    self._restore_one(stream, raw)
             self._unread = tuple(datagrams)
             self._answered = counters.get("datagrams", 0)
             for name, traffic in self._traffic.items():

@@ -4,8 +4,8 @@ Order at the source, the network cut: :func:`dump` every socket (it stays in rep
 silent), or :func:`undo` to go on as if nothing had happened. At the destination, the network still cut:
 :func:`restore`; the network attached: :func:`finish`, and send the bytes that it returns.
 
-What is not carried: the congestion window, the round-trip estimate and the out-of-order queue (the peer sends that
-again). A connection in SYN_RECV or TIME_WAIT cannot move.
+What is not carried: the round-trip estimate (:mod:`bench.guest.path_memory` keeps it from doing harm) and the
+out-of-order queue (the peer sends that again). A connection in SYN_RECV or TIME_WAIT cannot move.
 
 Sources: tcp(7), linux/tcp.h, linux/sockios.h; CRIU's ``soccr`` library for the order of the calls. Needs CAP_NET_ADMIN,
 and CAP_NET_RAW for half-closed connections; Linux 5.14 (SO_BUF_LOCK). IPv4.
@@ -28,6 +28,7 @@ _REPAIR_ON, _REPAIR_OFF = 1, 0  # leaving by "off" sends a window probe, which m
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _OPTION_MSS, _OPTION_WINDOW, _OPTION_SACK, _OPTION_TIMESTAMP = 2, 3, 4, 8  # kinds of RFC 9293, 7323, 2018
 _INFO_TIMESTAMP, _INFO_SACK, _INFO_WINDOW_SCALE = 1, 2, 4
+_INFO_CWND_AT, _INFO_BYTES = 80, 104  # tcpi_snd_cwnd in struct tcp_info
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_BUF_LOCK = 32, 33, 72
 
@@ -97,7 +98,7 @@ def _dump(sock: socket.socket, options: dict[str, int], backlog: bytes | memoryv
     on, seconds = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
     congestion = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     local, remote = sock.getsockname(), sock.getpeername()
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
     state = _STATES.get(info[0], "")
     if not state:  # it was reset between the two looks
         return None
@@ -127,6 +128,7 @@ def _dump(sock: socket.socket, options: dict[str, int], backlog: bytes | memoryv
         unsent_bytes=unsent + len(backlog),
         backlog_bytes=len(backlog),
         fin_unsent=fin_unsent,
+        congestion_window=max(1, struct.unpack_from("I", info, _INFO_CWND_AT)[0]),
         receive_queue=received,
         send_queue=sending + backlog if backlog else sending,
     )

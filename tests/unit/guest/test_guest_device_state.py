@@ -53,6 +53,7 @@ def tcp_states(draw: st.DrawFn) -> TcpState:
         unsent_bytes=unsent,
         backlog_bytes=draw(st.integers(0, unsent)),
         fin_unsent=draw(st.booleans()),
+        congestion_window=draw(st.integers(1, U32)),
         receive_queue=draw(st.binary(max_size=200)),
         send_queue=sending,
     )
