@@ -4,16 +4,19 @@
 0         the guest moved (or the command did what it says)
 1         the migration failed or was cancelled, or something broke during the run
 2         bad input, or this machine lacks something: nothing was built
-130, 143  stopped by Ctrl-C or SIGTERM, after tearing everything down
+130, 143  stopped by Ctrl-C or SIGTERM, after tearing everything down; the result says what happened until then
 ========  =============================================================================
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +24,7 @@ from rich.console import Console
 
 import bench
 from bench.errors import BenchError, ScenarioError
+from bench.output import OutputDirectory
 from bench.scenario import Scenario, load_scenario
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "scenarios/reference.toml"
 MAX_REPEAT = 1000
+BAD_INPUT = 2
 
 app = typer.Typer(
     name="bench",
@@ -61,39 +66,6 @@ def find_scenario(name: str) -> Path:
         return path
     shipped = Path(bench.__file__).resolve().parents[1] / "scenarios" / f"{name}.toml"
     return shipped if shipped.exists() else path
-
-
-def output_directory(wanted: Path | None, scenario: Path) -> Path:
-    """The directory of a run's result: *wanted*, or runs/<time>-<scenario>. Made, and empty.
-
-    :raises ScenarioError: it cannot be made, or holds something already.
-    """
-    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    path = wanted if wanted is not None else Path("runs") / f"{stamp}-{scenario.stem}"
-    for number in range(2, 100):
-        if wanted is not None or not path.exists():
-            break
-        path = Path("runs") / f"{stamp}-{scenario.stem}-{number}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
-    except OSError as error:
-        raise ScenarioError("-o", "", f"{path} ({error.strerror})", "a directory that can be made") from None
-    if occupied:
-        raise ScenarioError("-o", "", str(path), "a new or an empty directory, so that no result is overwritten")
-    return path
-
-
-def _hand_to_user(directory: Path) -> None:
-    """Under sudo the result belongs to the user who called it."""
-    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
-    if not (uid and gid and uid.isdecimal() and gid.isdecimal()):
-        return
-    ours = [directory, *directory.rglob("*")]
-    if directory.parent.name == "runs":
-        ours.append(directory.parent)
-    for path in ours:
-        os.chown(path, int(uid), int(gid), follow_symlinks=False)
 
 
 def exit_code(result: RunResult) -> int:
@@ -133,10 +105,10 @@ def run(
     raise typer.Exit(run_scenario(load_scenario(path, overrides), path, output))
 
 
-def run_scenario(scenario: Scenario, path: Path, output: Path | None) -> int:
+def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
     """Plan, then run in a sandbox; returns the exit code."""
     from bench.host.ledger import RunDirectory  # noqa: PLC0415 - what a run needs is loaded for a run only
-    from bench.host.sandbox import require_root, run_in_sandbox  # noqa: PLC0415
+    from bench.host.sandbox import exit_status, require_root, run_in_sandbox  # noqa: PLC0415
     from bench.plan import make_plan  # noqa: PLC0415
     from bench.report.progress import Progress  # noqa: PLC0415
     from bench.report.terminal import render  # noqa: PLC0415
@@ -144,25 +116,60 @@ def run_scenario(scenario: Scenario, path: Path, output: Path | None) -> int:
 
     require_root()
     plan = make_plan(scenario, str(path))
-    directory = output_directory(output, path)
     console = Console()
-    with RunDirectory.create() as run_directory:
+    output = OutputDirectory.choose(wanted, path)
 
-        def inside() -> int:
-            with Progress(console) as progress:
-                result = Runner(scenario, plan, run_directory.path, directory, progress.on_event).run()
-            render(result, console)
-            return exit_code(result)
+    def inside() -> int:
+        runner = Runner(scenario, plan, run_directory.path, output.path, progress.on_event)
+        with progress:
+            result = runner.run()
+        render(result, console)
+        return runner.notice or exit_code(result)
 
-        try:
+    try:
+        with _notices_raise(), RunDirectory.create() as run_directory:
+            progress = Progress(console)
             code = run_in_sandbox(inside)
-        finally:
-            _hand_to_user(directory)
-    if any(directory.iterdir()):
-        console.print(f"result: {directory}", soft_wrap=True, highlight=False)
-    else:
-        directory.rmdir()
+    except KeyboardInterrupt as notice:  # outside of the sandbox: before there is one, or after
+        code = exit_status(notice)
+    except BenchError as error:
+        if error.exit_code == BAD_INPUT:
+            output.take_back()
+        raise
+    finally:
+        _conclude(output, console)
     return code
+
+
+def _conclude(output: OutputDirectory, console: Console) -> None:
+    """Whatever ended the run: say where its result or at least its logs are; leave nothing when there is nothing."""
+    if console.is_terminal:
+        console.show_cursor(True)  # a killed progress display could not
+    if not output.path.exists():
+        return
+    if output.empty:
+        output.take_back()
+        return
+    output.hand_to_user()
+    console.print(
+        f"{'result' if output.has_result else 'no result; logs'}: {output.path}", soft_wrap=True, highlight=False
+    )
+
+
+@contextlib.contextmanager
+def _notices_raise() -> Iterator[None]:
+    """SIGTERM and SIGHUP as exceptions, like Ctrl-C, around the sandbox, which has handlers of its own."""
+    from bench.host.sandbox import Terminated  # noqa: PLC0415
+
+    def notice(signum: int, _frame: FrameType | None) -> None:
+        raise Terminated(signum)
+
+    former = {signum: signal.signal(signum, notice) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 @app.command()

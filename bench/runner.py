@@ -18,6 +18,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import DeadlineError, HostError
 from bench.host.load import LoadSampler
 from bench.host.machine import environment
+from bench.host.sandbox import exit_status
 from bench.migration.driver import Migration
 from bench.migration.driver import Plan as MigrationPlan
 from bench.plan import Plan, neighbours, shortest_path
@@ -40,9 +41,12 @@ class Runner:
     :param run_directory: of the ledger: sockets, databases, events and logs while the run lasts.
     :param output: the result's directory, made and empty.
     :param progress: called with every event as it comes.
+    :ivar notice: the exit status that a run has which was stopped by Ctrl-C, SIGTERM or SIGHUP; 0 otherwise.
     """
 
-    def __init__(self, scenario: Scenario, plan: Plan, run_directory: Path, output: Path, progress: Callable[[Event], None]) -> None:
+    def __init__(
+        self, scenario: Scenario, plan: Plan, run_directory: Path, output: Path, progress: Callable[[Event], None]
+    ) -> None:
         self.scenario = scenario
         self.plan = plan
         self.directory = run_directory
@@ -53,6 +57,7 @@ class Runner:
         self._moves: list[Move] = []
         self._reasons: list[str] = []
         self._interrupted = ""
+        self.notice = 0
 
     def run(self) -> RunResult:
         """Run it all; writes result.json, events.jsonl, scenario.json, requests/ and logs/ below *output*.
@@ -78,7 +83,7 @@ class Runner:
                     self._migrate_all(agents, testbed)
                     self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
                 except KeyboardInterrupt as stop:
-                    self._interrupted = self._interrupted or f"interrupted by {str(stop) or 'SIGINT'}"
+                    self._noticed(stop)
                 self._step("stopping the clients")
                 reports = agents.stop(self._on_event)
                 end_ns = now_ns()
@@ -126,6 +131,11 @@ class Runner:
         finally:
             self._keep_logs()
         return result
+
+    def _noticed(self, notice: KeyboardInterrupt) -> None:
+        """The run was asked to stop; it still ends in a result."""
+        self._interrupted = f"interrupted by {str(notice) or 'SIGINT'}"
+        self.notice = exit_status(notice)
 
     # what watches
 
@@ -230,7 +240,7 @@ class Runner:
         except KeyboardInterrupt as stop:
             if self._interrupted:
                 raise
-            self._interrupted = f"interrupted by {str(stop) or 'SIGINT'}"
+            self._noticed(stop)
             self._step("interrupted: cancelling the migration")
             migration.cancel()
         return None

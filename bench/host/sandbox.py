@@ -58,6 +58,11 @@ class Terminated(KeyboardInterrupt):
         self.signum = signum
 
 
+def exit_status(notice: KeyboardInterrupt) -> int:
+    """130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + (notice.signum if isinstance(notice, Terminated) else signal.SIGINT)
+
+
 def require_root() -> None:
     """:raises MachineError: when this process is not root's."""
     if os.geteuid() != 0:
@@ -376,10 +381,8 @@ def _exit_with(body: Callable[[], int], report_fd: int) -> NoReturn:
     code = 1
     try:
         code = body()
-    except Terminated as notice:
-        code = 128 + notice.signum
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+    except KeyboardInterrupt as notice:
+        code = exit_status(notice)
     except SystemExit as request:
         code = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BenchError as error:

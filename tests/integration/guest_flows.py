@@ -159,11 +159,10 @@ def half_close(flow: Flow) -> None:
 
 def new_connections(flow: Flow) -> None:
     while flow.on:
-        with flow.timed():
-            with flow.connect(7) as sock:
-                data = flow.count.to_bytes(8, "big")
-                sock.sendall(data)
-                expect(exactly(sock, 8) == data, "another answer")
+        with flow.timed(), flow.connect(7) as sock:
+            data = flow.count.to_bytes(8, "big")
+            sock.sendall(data)
+            expect(exactly(sock, 8) == data, "another answer")
         flow.count += 1
         time.sleep(0.003)
 

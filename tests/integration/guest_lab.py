@@ -146,7 +146,9 @@ class Lab:
         return guest
 
     def flows(self, duration_s: float, chosen: str = "") -> subprocess.Popen[str]:
-        command = self.namespaces["c"].enter(sys.executable, str(FLOWS), GUEST_IP, str(duration_s), *filter(None, [chosen]))
+        command = self.namespaces["c"].enter(
+            sys.executable, str(FLOWS), GUEST_IP, str(duration_s), *filter(None, [chosen])
+        )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.stack.callback(_end_process, process)
