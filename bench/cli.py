@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 import bench
-from bench.errors import BenchError, ScenarioError
+from bench.errors import BenchError
 from bench.output import OutputDirectory
 from bench.scenario import Scenario, load_scenario
 

@@ -1,0 +1,74 @@
+"""The directory that a run writes its result into: never over another result, and gone when there was no run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+from pathlib import Path
+
+from bench.errors import ScenarioError
+
+RUNS = Path("runs")
+RESULT = "result.json"
+
+
+class OutputDirectory:
+    """A directory that was made for a run, or that was there and empty.
+
+    :ivar path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """:raises ScenarioError: it cannot be made, or holds something already."""
+        self.path = path
+        self._made: list[Path] = []
+        try:
+            self._made = [place for place in (path, *path.parents) if not place.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+        except OSError as error:
+            raise ScenarioError("-o", "", str(path), f"a directory that can be made ({error.strerror})") from None
+        if occupied:
+            raise ScenarioError("-o", "", str(path), "a new or an empty directory, so that no result is overwritten")
+
+    @classmethod
+    def choose(cls, wanted: Path | None, scenario: Path) -> OutputDirectory:
+        """*wanted*, or runs/<time>-<scenario>. :raises ScenarioError: as above."""
+        if wanted is not None:
+            return cls(wanted)
+        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        number = 1
+        path = RUNS / f"{stamp}-{scenario.stem}"
+        while path.exists():
+            number += 1
+            path = RUNS / f"{stamp}-{scenario.stem}-{number}"
+        return cls(path)
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.path.iterdir())
+
+    @property
+    def has_result(self) -> bool:
+        return (self.path / RESULT).exists()
+
+    def take_back(self) -> None:
+        """Remove what is in it, which is all of this run, and the directories that were made for it."""
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for place in self._made:
+            with contextlib.suppress(OSError):  # another run's result may lie in it by now
+                place.rmdir()
+
+    def hand_to_user(self) -> None:
+        """Under sudo what was made belongs to the user who called it."""
+        uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+        if not (uid and gid and uid.isdecimal() and gid.isdecimal()):
+            return
+        for path in {*self._made, self.path, *self.path.rglob("*")}:
+            os.chown(path, int(uid), int(gid), follow_symlinks=False)
