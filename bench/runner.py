@@ -15,16 +15,16 @@ from typing import Any
 
 from bench.analysis.assemble import FlowRecords, Move, RawRun, assemble
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
-from bench.errors import DeadlineError, HostError
+from bench.errors import BenchError, DeadlineError, HostError
 from bench.host.load import LoadSampler
 from bench.host.machine import environment
-from bench.host.sandbox import exit_status
+from bench.host.sandbox import exit_status, notices_held
 from bench.migration.driver import Migration
 from bench.migration.driver import Plan as MigrationPlan
 from bench.plan import Plan, neighbours, shortest_path
 from bench.probe.capture import CapturePort, Captures
 from bench.probe.clients import ClientAgents, FlowReport
-from bench.probe.frames import FrameWatcher
+from bench.probe.frames import Frames, FrameWatcher
 from bench.probe.records import load_records
 from bench.result import RunResult
 from bench.scenario import ClientSpec, Scenario
@@ -57,6 +57,9 @@ class Runner:
         self._moves: list[Move] = []
         self._reasons: list[str] = []
         self._interrupted = ""
+        self._watcher: FrameWatcher | None = None
+        self._captures: Captures | None = None
+        self._agents: ClientAgents | None = None
         self.notice = 0
 
     def run(self) -> RunResult:
@@ -64,73 +67,97 @@ class Runner:
 
         :raises BenchError: when the testbed cannot be raised or a part of it dies.
         """
+        result = None
+        try:
+            with contextlib.ExitStack() as held:
+                result = self._run(held)
+        except KeyboardInterrupt as stop:
+            self._noticed(stop)
+            if result is None:
+                raise
+        return result
+
+    def _run(self, held: contextlib.ExitStack) -> RunResult:
+        """:param held: closed by the caller; once a result can be made, notices wait for that."""
         started_at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         (self.output / "scenario.json").write_text(self.scenario.model_dump_json(indent=1) + "\n", encoding="utf-8")
         testbed = Testbed(self.scenario, self.plan, self.directory, self._step)
-        requests = self.output / "requests"
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(testbed.close)
                 load = stack.enter_context(LoadSampler())
-                testbed.raise_network()
-                watcher = self._watch(stack)
-                captures = self._capture(stack, testbed)
-                testbed.boot_guest()
-                agents = stack.enter_context(ClientAgents(requests, self.directory / "events", self.directory / "logs"))
-                self._start_clients(agents, testbed)
                 try:
-                    self._wait(agents, testbed, self.scenario.run.warmup, "warming up")
-                    self._migrate_all(agents, testbed)
-                    self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
+                    self._observe(stack, testbed)
                 except KeyboardInterrupt as stop:
                     self._noticed(stop)
-                self._step("stopping the clients")
-                reports = agents.stop(self._on_event)
-                end_ns = now_ns()
-                guest_stats = self._guest_stats(testbed)
-                frames = watcher.stop()
-                if captures is not None:
-                    captures.stop()
-                    self._reasons += captures.reasons
-                self._reasons += frames.reasons
-                raw = RawRun(
-                    title=self.scenario.title,
-                    started_at=started_at,
-                    guest=self.scenario.guest.name,
-                    guest_mac=self.scenario.guest.mac,
-                    guest_address=self.scenario.guest.address,
-                    addresses=self.plan.addresses,
-                    end_ns=end_ns,
-                    memory_bytes=self.scenario.guest.memory,
-                    verify=self.scenario.migration.verify,
-                    moves=self._moves,
-                    timeline=self._timeline(),
-                    frames=frames.records,
-                    interfaces=frames.interfaces,
-                    flows=self._flow_records(reports),
-                    host_ports={
-                        there: port for ports in testbed.switch_ports().values() for port, there in ports.items()
-                    },
-                    links=testbed.links,
-                    environment={
-                        **environment(),
-                        "datapath": testbed.datapath,
-                        "delay": sorted({link.mechanism for link in testbed.links}),
-                        "controller": f"{self.scenario.controller.framework}/{self.scenario.controller.app}",
-                        "cpu": load.summary(self._moves[0].start_ns if self._moves else end_ns - NS_PER_S, end_ns),
-                        "guest": guest_stats,
-                    },
-                    max_cpu_load=self.scenario.run.max_cpu_load,
-                    reasons=self._reasons,
-                    interrupted=self._interrupted,
-                )
+                held.enter_context(notices_held())
+                raw = self._collect(testbed, load, started_at)
             self._step("analysing")
             result = assemble(raw)
             result.write(self.output)
             raw.timeline.write(self.output / "events.jsonl")
+        except BenchError as error:
+            for former, kept in ((self.directory / "logs", "logs"), (self.directory / "ovs", "logs")):
+                error.message = error.message.replace(str(former), str(self.output / kept))
+                error.remedy = error.remedy.replace(str(former), str(self.output / kept))
+            raise
         finally:
             self._keep_logs()
         return result
+
+    def _observe(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
+        """Raise the testbed, watch, migrate. What was started by the time of a notice is there to be collected."""
+        testbed.raise_network()
+        self._watcher = self._watch(stack)
+        self._captures = self._capture(stack, testbed)
+        testbed.boot_guest()
+        directories = self.output / "requests", self.directory / "events", self.directory / "logs"
+        self._agents = agents = stack.enter_context(ClientAgents(*directories))
+        self._start_clients(agents, testbed)
+        self._wait(agents, testbed, self.scenario.run.warmup, "warming up")
+        self._migrate_all(agents, testbed)
+        self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
+
+    def _collect(self, testbed: Testbed, load: LoadSampler, started_at: str) -> RawRun:
+        """Stop everything that watches and gather what it saw."""
+        self._step("stopping the clients")
+        reports = self._agents.stop(self._on_event) if self._agents is not None else []
+        end_ns = now_ns()
+        guest_stats = self._guest_stats(testbed)
+        frames = self._watcher.stop() if self._watcher is not None else Frames()
+        if self._captures is not None:
+            self._captures.stop()
+            self._reasons += self._captures.reasons
+        self._reasons += frames.reasons
+        return RawRun(
+            title=self.scenario.title,
+            started_at=started_at,
+            guest=self.scenario.guest.name,
+            guest_mac=self.scenario.guest.mac,
+            guest_address=self.scenario.guest.address,
+            addresses=self.plan.addresses,
+            end_ns=end_ns,
+            memory_bytes=self.scenario.guest.memory,
+            verify=self.scenario.migration.verify,
+            moves=self._moves,
+            timeline=self._timeline(),
+            frames=frames.records,
+            interfaces=frames.interfaces,
+            flows=self._flow_records(reports),
+            host_ports={there: port for ports in testbed.switch_ports().values() for port, there in ports.items()},
+            links=testbed.links,
+            environment={
+                **environment(),
+                "datapath": testbed.datapath,
+                "delay": sorted({link.mechanism for link in testbed.links}),
+                "controller": f"{self.scenario.controller.framework}/{self.scenario.controller.app}",
+                "cpu": load.summary(self._moves[0].start_ns if self._moves else end_ns - NS_PER_S, end_ns),
+                "guest": guest_stats,
+            },
+            max_cpu_load=self.scenario.run.max_cpu_load,
+            reasons=self._reasons,
+            interrupted=self._interrupted,
+        )
 
     def _noticed(self, notice: KeyboardInterrupt) -> None:
         """The run was asked to stop; it still ends in a result."""
@@ -176,6 +203,7 @@ class Runner:
         while not deadline.expired:
             agents.poll(self._on_event, min(POLL_NS, deadline.remaining_ns))
             testbed.require_alive()
+            testbed.require_guest()
 
     def _wait_recovered(self, agents: ClientAgents, testbed: Testbed, since_ns: int) -> None:
         """Wait, bounded, until every living flow has had an answer after *since_ns*."""
@@ -187,6 +215,7 @@ class Runner:
         while waiting() and not deadline.expired:
             agents.poll(self._on_event, POLL_NS)
             testbed.require_alive()
+            testbed.require_guest()
 
     # moving
 
@@ -198,8 +227,7 @@ class Runner:
             if number > 1:
                 self._wait(agents, testbed, self.scenario.run.pause_between, "pausing between migrations")
             move = self._migrate(agents, testbed, number, source, destination)
-            self._moves.append(move)
-            if self._interrupted:
+            if self._interrupted or not testbed.guest_alive:
                 return
             self._wait_recovered(agents, testbed, move.end_ns)
             announced = testbed.announcement()["offsets_ns"]
@@ -211,24 +239,30 @@ class Runner:
         self._step(f"migration {number} of {self.scenario.run.repeat}: {source} to {destination}")
         plan = self._migration_plan(testbed, number, source, destination)
         start_ns = now_ns()
-        with Migration(plan) as migration:
-            migration.start()
-            outcome: dict[str, Any] | None = None
-            while outcome is None:
-                outcome = self._advance(migration, agents, testbed)
-        end_ns = now_ns()
-        if outcome["outcome"] == "completed":
-            testbed.follow_guest(destination, plan.new_guest_socket)
-        return Move(
-            number=number,
-            source=source,
-            destination=destination,
-            start_ns=start_ns,
-            end_ns=end_ns,
-            outcome=outcome,
-            ports=self._switch_ports(testbed, source, destination),
-            paths=self._paths(destination),
-        )
+        with contextlib.ExitStack() as held:
+            with Migration(plan) as migration:
+                migration.start()
+                outcome: dict[str, Any] | None = None
+                while outcome is None:
+                    outcome = self._advance(migration, agents, testbed)
+                held.enter_context(notices_held())  # the guest has moved or not: that must be noted
+            end_ns = now_ns()
+            if outcome["outcome"] == "cancelled" and self._interrupted:
+                outcome["reason"] = self._interrupted  # rather than the engine's "by command"
+            if outcome["outcome"] == "completed":
+                testbed.follow_guest(destination, plan.new_guest_socket)
+            move = Move(
+                number=number,
+                source=source,
+                destination=destination,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                outcome=outcome,
+                ports=self._switch_ports(testbed, source, destination),
+                paths=self._paths(destination),
+            )
+            self._moves.append(move)
+        return move
 
     def _advance(self, migration: Migration, agents: ClientAgents, testbed: Testbed) -> dict[str, Any] | None:
         """Let the migration go on for a moment; its outcome when it has one. The first Ctrl-C cancels it."""

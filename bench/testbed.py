@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import BenchError, HostError
+from bench.errors import BenchError, GuestError, HostError
 from bench.guest.client import GuestControl, guest_command
-from bench.host.commands import Process, python_environment, run, spawn
+from bench.host.commands import Process, describe_status, python_environment, run, spawn
 from bench.host.controller import ControllerProcess
 from bench.host.kernel import switch_ipv6_off
 from bench.host.ovs import OpenVSwitch
@@ -286,7 +286,7 @@ class Testbed:
     def switch_ports(self) -> dict[str, dict[str, str]]:
         """Switch -> (port name -> the node at the other end)."""
         ports: dict[str, dict[str, str]] = {}
-        for link in self.net.links:
+        for link in self.net.links if self.net is not None else ():
             for here, there in ((link.intf1, link.intf2), (link.intf2, link.intf1)):
                 if here.node in self.net.switches:
                     ports.setdefault(here.node.name, {})[here.name] = there.node.name
@@ -294,10 +294,28 @@ class Testbed:
 
     def require_alive(self) -> None:
         """:raises BenchError: when a part that everything depends on has died."""
+        for process in self.ovs.processes if self.ovs is not None else ():
+            if not process.alive:
+                raise HostError(f"{process.name} died: {describe_status(process.status or 0)}")
         if self.controller is not None:
             self.controller.check()
         if self._factory is not None:
             self._factory.check()
+
+    @property
+    def guest_alive(self) -> bool:
+        """False when the process that runs the guest has ended: its end of the control connection is closed."""
+        return self.guest is not None and not self.guest.control.channel.peer_closed()
+
+    def require_guest(self) -> None:
+        """Not for use during a migration, at whose end the guest's process at the source ends.
+
+        :raises GuestError: when the guest's process has ended.
+        """
+        if self.guest is not None and not self.guest_alive:
+            process = self.guest.process
+            how = f": {describe_status(process.status)}" if process is not None and process.status is not None else ""
+            raise GuestError(f"guest {self.scenario.guest.name} on {self.guest.host} died{how}")
 
     def close(self) -> None:
         """Take everything down. Idempotent."""

@@ -105,6 +105,7 @@ def assemble(raw: RawRun) -> RunResult:
     bad = next((item for item in migrations if item.outcome != "completed"), None)
     if bad is not None:
         members["outcome"], members["reason"] = bad.outcome, bad.reason
+    members["reason"] = members["reason"] or raw.interrupted
     return RunResult(
         **members,
         title=raw.title,
@@ -147,7 +148,7 @@ def _migration(raw: RawRun, index: int) -> MigrationResult:
     outcome, reason = _outcome(move)
     return MigrationResult(
         outcome=outcome,
-        reason=reason if reason or not raw.interrupted or outcome == "completed" else raw.interrupted,
+        reason=reason,
         source=move.source,
         destination=move.destination,
         start_ns=move.start_ns,

@@ -71,6 +71,12 @@ class Channel:
             fd = self.fds.popleft()
             socket.close(fd)
 
+    def peer_closed(self) -> bool:
+        """True when the other end is closed, whatever lies unread here. Reads nothing."""
+        poll = select.poll()
+        poll.register(self.sock, 0)  # POLLHUP is always told
+        return bool(poll.poll(0))
+
     # sending
 
     def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:

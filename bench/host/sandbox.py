@@ -63,6 +63,21 @@ def exit_status(notice: KeyboardInterrupt) -> int:
     return 128 + (notice.signum if isinstance(notice, Terminated) else signal.SIGINT)
 
 
+@contextlib.contextmanager
+def notices_held() -> Iterator[None]:
+    """While the body runs notices wait; the first of them raises at its end. For work that must not end half done."""
+    came: list[int] = []
+    # Not a signal mask: another thread would take the signal, and Python would raise in this one all the same.
+    former = {signum: signal.signal(signum, lambda signum, _frame: came.append(signum)) for signum in _NOTICES}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def require_root() -> None:
     """:raises MachineError: when this process is not root's."""
     if os.geteuid() != 0:
