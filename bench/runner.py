@@ -54,6 +54,8 @@ class Runner:
         self._progress = progress
         self._last_reply_ns: dict[str, int] = {}
         self._dead: set[str] = set()
+        # Nobody knows when a command gets an answer, so nobody waits for one.
+        self._commands = {client.name for client in scenario.clients if client.kind == "command"}
         self._moves: list[Move] = []
         self._reasons: list[str] = []
         self._interrupted = ""
@@ -350,7 +352,7 @@ class Runner:
     # collecting
 
     def _on_event(self, event: Event) -> None:
-        if event.name == "flow_status":
+        if event.name == "flow_status" and event.data.get("name") not in self._commands:
             name = str(event.data.get("name"))
             self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
             if event.data.get("alive") is False:
