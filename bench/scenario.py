@@ -80,6 +80,16 @@ class NetworkSpec(Spec):
     subnet: str = "10.0.0.0/16"
 
 
+class LinkDirectionSpec(Spec):
+    """The direction from a link's second node to its first, where it differs; keys left out are as in the link."""
+
+    bandwidth: Bandwidth | None = None
+    delay: DurationNs | None = None
+    jitter: DurationNs | None = None
+    loss: Share | None = None
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
 class LinkSpec(Spec):
     """One link; both directions alike, but for what ``reverse`` says of the direction from its second node to its
     first.
@@ -125,16 +135,6 @@ class LinkSpec(Spec):
         if "delay" in there and "jitter" not in there:
             there["jitter"] = min(self.jitter, there["delay"])
         return self.model_copy(update={**there, "reverse": LinkDirectionSpec.model_construct(**here)})
-
-
-class LinkDirectionSpec(Spec):
-    """The direction from a link's second node to its first, where it differs; keys left out are as in the link."""
-
-    bandwidth: Bandwidth | None = None
-    delay: DurationNs | None = None
-    jitter: DurationNs | None = None
-    loss: Share | None = None
-    queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 class CalibrationSpec(Spec):
