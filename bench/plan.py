@@ -125,7 +125,8 @@ def _flows(
         host = client.host or next(iter(clients), None)
         allowed = ", ".join(name for name in hosts if name not in hypervisors) or "(this topology has none)"
         if host is None or host not in hosts or host in hypervisors:
-            raise ScenarioError(where, f"clients.{index}.host", client.host, f"a host that is no hypervisor: {allowed}")
+            reason = f"a host that is no hypervisor, as {' and '.join(hypervisors)} are: {allowed}"
+            raise ScenarioError(where, f"clients.{index}.host", client.host, reason)
         flows[host] = (*flows.get(host, ()), client)
     return flows
 
@@ -240,7 +241,9 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     try:
         topo = topologies.load(scenario.network.topology, scenario.network.args)
     except ValueError as error:
-        raise ScenarioError(where, "network.topology", scenario.network.topology, str(error)) from None
+        name = scenario.network.topology
+        why = str(error).removeprefix(f"{name}: ")
+        raise ScenarioError(where, "network.topology", name, f"a topology that can be loaded ({why})") from None
     if len(topo.nodes()) > MAX_NODES:
         raise ScenarioError(where, "network.topology", f"{len(topo.nodes())} nodes", f"up to {MAX_NODES} nodes")
     hypervisors, storage, clients = _roles(scenario, topo, where)
