@@ -220,6 +220,9 @@ def _put_back(sock: socket.socket, state: TcpState) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_OPTIONS, packed)
     if state.timestamp is not None:  # a clock that jumps back makes the peer drop everything for long (PAWS, RFC 7323)
         _set(sock, _TCP_TIMESTAMP, state.timestamp)
+    # The kernel took the segment size of a peer that said nothing, 536, at connect; setting IP options, here none,
+    # makes it think again (do_ip_setsockopt). In segments so small a full send queue takes seconds to be sent again.
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
 
     _push(sock, _RECEIVE_QUEUE, state.receive_queue)
     # Only what was sent: it waits for its acknowledgement. Unsent bytes put here would count as sent and never leave.
