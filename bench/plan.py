@@ -7,7 +7,6 @@ is ever half built.
 from __future__ import annotations
 
 import ipaddress
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ class Plan:
     :param hypervisors: in order; the guest boots on ``source``.
     :param flows: client host -> its flows, each with its name.
     :param links: (first node, second node) of every link, as the topology has them.
+    :param dpids: switch -> its OpenFlow datapath id.
     """
 
     topo: Any
@@ -41,6 +41,17 @@ class Plan:
     destination: str
     flows: dict[str, tuple[ClientSpec, ...]]
     links: tuple[tuple[str, str], ...]
+    dpids: dict[str, int]
+
+    def switches_between(self, first: str, second: str) -> list[str]:
+        """The switches on the way from one node to another, in order, ends included where they are switches."""
+        return [node for node in self.path(first, second) if self.topo.isSwitch(node)]
+
+    def path(self, first: str, second: str) -> list[str]:
+        """A shortest path through switches, ends included; empty when there is none."""
+        from topologies import paths  # noqa: PLC0415 - as above
+
+        return paths.path(self.topo, first, second) or []
 
 
 def available_memory_bytes(meminfo: str) -> int:
@@ -51,44 +62,13 @@ def available_memory_bytes(meminfo: str) -> int:
     return 0
 
 
-def neighbours(topo: Any) -> dict[str, set[str]]:
-    """The topology's graph: node -> the nodes that a link joins it with."""
-    graph: dict[str, set[str]] = {node: set() for node in topo.nodes()}
-    for first, second in topo.links():
-        graph[first].add(second)
-        graph[second].add(first)
-    return graph
-
-
-def shortest_path(graph: dict[str, set[str]], start: str, end: str, inner: set[str]) -> list[str] | None:
-    """A shortest path from *start* to *end* whose inner nodes all lie in *inner*, the switches; None without one."""
-    before: dict[str, str] = {}
-    queue = deque([start])
-    seen = {start}
-    while queue:
-        node = queue.popleft()
-        if node == end:
-            path = [end]
-            while path[-1] != start:
-                path.append(before[path[-1]])
-            return path[::-1]
-        if node != start and node not in inner:
-            continue
-        for following in sorted(graph[node]):
-            if following not in seen:
-                seen.add(following)
-                before[following] = node
-                queue.append(following)
-    return None
-
-
 def _by_role(topo: Any, role: str) -> list[str]:
-    return [host for host in topo.hosts() if topo.nodeInfo(host).get("role") == role]
+    return [host for host in topo.hosts(sort=False) if topo.nodeInfo(host).get("role") == role]
 
 
 def _roles(scenario: Scenario, topo: Any, where: str) -> tuple[tuple[str, ...], str | None, tuple[str, ...]]:
     """Hypervisors, storage host and possible client hosts: named in the scenario, by node option, else by order."""
-    hosts = list(topo.hosts())
+    hosts = list(topo.hosts(sort=False))
     network = scenario.network
     for key, names in (("hypervisors", network.hypervisors), ("storage", (network.storage,))):
         for name in names:
@@ -142,28 +122,18 @@ def _check_links(scenario: Scenario, links: tuple[tuple[str, str], ...], where: 
 
 
 def _check_paths(topo: Any, ends: list[str], where: str, name: str) -> None:
-    graph = neighbours(topo)
-    switches = set(topo.switches())
-    start = ends[0]
+    from topologies import paths  # noqa: PLC0415 - Mininet is imported only when a network is needed
+
     for end in ends[1:]:
-        if shortest_path(graph, start, end, switches) is None:
+        if paths.path(topo, ends[0], end) is None:
             raise ScenarioError(
-                where, "network.topology", name, f"a topology with a path through switches between {start} and {end}"
+                where, "network.topology", name, f"a topology with a path through switches between {ends[0]} and {end}"
             )
-    edges = [(a, b) for a, b in topo.links() if a in switches and b in switches]
-    parent = {switch: switch for switch in switches}
-
-    def root(node: str) -> str:
-        while parent[node] != node:
-            node = parent[node]
-        return node
-
-    for first, second in edges:
-        if root(first) == root(second):
-            raise ScenarioError(
-                where, "network.topology", name, f"a topology without a loop (there is one through {first}-{second})"
-            )
-        parent[root(first)] = root(second)
+    loop = paths.find_loop(topo)
+    if loop is not None:
+        raise ScenarioError(
+            where, "network.topology", name, f"a topology without a loop (there is one through {'-'.join(loop)})"
+        )
 
 
 def _addresses(scenario: Scenario, topo: Any, where: str) -> tuple[dict[str, str], int]:
@@ -174,7 +144,7 @@ def _addresses(scenario: Scenario, topo: Any, where: str) -> tuple[dict[str, str
         raise ScenarioError(
             where, "network.subnet", scenario.network.subnet, f"a subnet such as '10.0.0.0/16' ({error})"
         ) from None
-    hosts = list(topo.hosts())
+    hosts = list(topo.hosts(sort=False))
     try:
         guest = ipaddress.IPv4Address(scenario.guest.address)
     except ValueError:
@@ -235,11 +205,12 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     :raises MachineError: Mininet is missing, or there is too little memory.
     """
     try:
-        import topologies  # noqa: PLC0415 - Mininet is imported only when a network is needed
+        import topologies.paths  # noqa: PLC0415 - Mininet is imported only when a network is needed
     except ImportError as error:
         raise MachineError(f"Mininet cannot be imported: {error}", "run `make setup` as root") from None
     try:
         topo = topologies.load(scenario.network.topology, scenario.network.args)
+        dpids = topologies.paths.switch_dpids(topo)
     except ValueError as error:
         name = scenario.network.topology
         why = str(error).removeprefix(f"{name}: ")
@@ -248,11 +219,11 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
         raise ScenarioError(where, "network.topology", f"{len(topo.nodes())} nodes", f"up to {MAX_NODES} nodes")
     hypervisors, storage, clients = _roles(scenario, topo, where)
     source, destination = _endpoints(scenario, hypervisors, where)
-    flows = _flows(scenario, list(topo.hosts()), hypervisors, clients, where)
+    flows = _flows(scenario, list(topo.hosts(sort=False)), hypervisors, clients, where)
     links = tuple((first, second) for first, second in topo.links())
     _check_links(scenario, links, where)
     _check_paths(topo, [source, destination, *flows, *([storage] if storage else [])], where, scenario.network.topology)
     addresses, prefix_length = _addresses(scenario, topo, where)
     _check_image(scenario, where)
     _check_memory(scenario)
-    return Plan(topo, addresses, prefix_length, hypervisors, storage, clients, source, destination, flows, links)
+    return Plan(topo, addresses, prefix_length, hypervisors, storage, clients, source, destination, flows, links, dpids)

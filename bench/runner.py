@@ -21,7 +21,7 @@ from bench.host.machine import environment
 from bench.host.sandbox import exit_status, notices_held
 from bench.migration.driver import Migration
 from bench.migration.driver import Plan as MigrationPlan
-from bench.plan import Plan, neighbours, shortest_path
+from bench.plan import Plan
 from bench.probe.capture import CapturePort, Captures
 from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.frames import Frames, FrameWatcher
@@ -261,7 +261,7 @@ class Runner:
                 end_ns=end_ns,
                 outcome=outcome,
                 ports=self._switch_ports(testbed, source, destination),
-                paths=self._paths(destination),
+                paths={host: self.plan.switches_between(host, destination) for host in self.plan.flows},
             )
             self._moves.append(move)
         return move
@@ -318,35 +318,19 @@ class Runner:
 
     # the network seen from the analysis
 
-    def _port_towards(self, testbed: Testbed, switch: str, node: str) -> str | None:
-        graph = neighbours(self.plan.topo)
-        path = shortest_path(graph, switch, node, set(self.plan.topo.switches()))
-        if path is None or len(path) < 2:
-            return None
-        return next((port for port, there in testbed.switch_ports()[switch].items() if there == path[1]), None)
-
     def _switch_ports(self, testbed: Testbed, source: str, destination: str) -> dict[str, dict[str, str | None]]:
         """Switch -> its ports towards the old and the new place of the guest, for switches on a client's way."""
-        graph = neighbours(self.plan.topo)
-        switches = set(self.plan.topo.switches())
-        seen: dict[str, dict[str, str | None]] = {}
-        for end in (source, destination):
-            for host in [*self.plan.flows, source]:
-                for node in shortest_path(graph, host, end, switches) or []:
-                    if node in switches and node not in seen:
-                        seen[node] = {
-                            "old_port": self._port_towards(testbed, node, source),
-                            "new_port": self._port_towards(testbed, node, destination),
-                        }
-        return seen
+        ends = (source, destination)
+        ways = [self.plan.switches_between(host, end) for end in ends for host in (*self.plan.flows, source)]
+        ports = testbed.switch_ports()
 
-    def _paths(self, destination: str) -> dict[str, list[str]]:
-        """Client host -> the switches on its way to *destination*."""
-        graph = neighbours(self.plan.topo)
-        switches = set(self.plan.topo.switches())
+        def towards(switch: str, node: str) -> str | None:
+            following = self.plan.path(switch, node)[1:2]
+            return next((port for port, there in ports[switch].items() if [there] == following), None)
+
         return {
-            host: [node for node in shortest_path(graph, host, destination, switches) or [] if node in switches]
-            for host in self.plan.flows
+            switch: {"old_port": towards(switch, source), "new_port": towards(switch, destination)}
+            for switch in dict.fromkeys(switch for way in ways for switch in way)
         }
 
     # collecting

@@ -94,7 +94,7 @@ class Testbed:
         self._stack.callback(self.ovs.stop)
         self.ovs.start()
         if self.scenario.controller.app != "standalone":
-            names = dict(enumerate(self.plan.topo.switches(), 1))
+            names = {dpid: name for name, dpid in self.plan.dpids.items()}
             self.controller = ControllerProcess(
                 self.scenario.controller.framework,
                 self.scenario.controller.app,
@@ -156,8 +156,8 @@ class Testbed:
         for name in topo.hosts():
             address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
             net.addHost(name, **{**topo.nodeInfo(name), "ip": address})
-        for number, name in enumerate(topo.switches(), 1):
-            net.addSwitch(name, **{"dpid": f"{number:016x}", **topo.nodeInfo(name)})
+        for name in topo.switches():
+            net.addSwitch(name, **{**topo.nodeInfo(name), "dpid": f"{self.plan.dpids[name]:016x}"})
         for first, second, params in topo.links(withInfo=True):
             net.addLink(**{"node1": net[first], "node2": net[second], **_link_params(params)})
         net.build()

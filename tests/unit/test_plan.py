@@ -1,40 +1,28 @@
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
-
 import pytest
+from mininet.topo import Topo
 
+import topologies
 from bench import plan as planning
 from bench.errors import MachineError, ScenarioError
 from bench.scenario import parse_scenario
 
 
-class FakeTopo:
-    """As much of Mininet's Topo as planning reads."""
-
-    def __init__(self, hosts: dict[str, dict[str, str]], switches: list[str], links: list[tuple[str, str]]) -> None:
-        self._hosts, self._switches, self._links = hosts, switches, links
-
-    def hosts(self):
-        return list(self._hosts)
-
-    def switches(self):
-        return list(self._switches)
-
-    def nodes(self):
-        return [*self._hosts, *self._switches]
-
-    def links(self):
-        return list(self._links)
-
-    def nodeInfo(self, name):  # noqa: N802 - Mininet's name
-        return self._hosts.get(name, {})
+def topology(hosts: dict[str, dict[str, str]], switches: list[str], links: list[tuple[str, str]]) -> Topo:
+    topo = Topo()
+    for name, options in hosts.items():
+        topo.addHost(name, **options)
+    for name in switches:
+        topo.addSwitch(name)
+    for first, second in links:
+        topo.addLink(first, second)
+    return topo
 
 
-def star(**hosts: dict[str, str]) -> FakeTopo:
+def star(**hosts: dict[str, str]) -> Topo:
     names = hosts or {"h1": {}, "h2": {}, "c1": {}}
-    return FakeTopo(names, ["s1"], [(host, "s1") for host in names])
+    return topology(names, ["s1"], [(host, "s1") for host in names])
 
 
 @pytest.fixture
@@ -45,7 +33,7 @@ def make(monkeypatch):
                 raise topo
             return topo
 
-        monkeypatch.setitem(sys.modules, "topologies", SimpleNamespace(load=load))
+        monkeypatch.setattr(topologies, "load", load)
         raw.setdefault("guest", {"memory": "16MiB", "store_memory": "2MiB"})
         return planning.make_plan(parse_scenario(raw, "test"), "test.toml")
 
@@ -87,13 +75,13 @@ def test_every_host_gets_its_own_address_and_the_guest_keeps_its_own(make):
         (star(), {"network": {"subnet": "192.168.0.0/24"}}, "guest.address", "192.168.0.0/24"),
         (ValueError("no such file"), {}, "network.topology", "no such file"),
         (
-            FakeTopo({"h1": {}, "h2": {}, "c1": {}}, ["s1", "s2"], [("h1", "s1"), ("h2", "s2"), ("c1", "s1")]),
+            topology({"h1": {}, "h2": {}, "c1": {}}, ["s1", "s2"], [("h1", "s1"), ("h2", "s2"), ("c1", "s1")]),
             {},
             "network.topology",
             "a path through switches between h1 and h2",
         ),
         (
-            FakeTopo(
+            topology(
                 {"h1": {}, "h2": {}, "c1": {}},
                 ["s1", "s2", "s3"],
                 [("h1", "s1"), ("h2", "s2"), ("c1", "s1"), ("s1", "s2"), ("s2", "s3"), ("s3", "s1")],
@@ -127,10 +115,13 @@ def test_too_little_memory_is_said_with_what_would_fit(make):
         make(star(), guest={"memory": "64GiB"})
 
 
-def test_a_path_leads_through_switches_only():
-    graph = planning.neighbours(FakeTopo({"h1": {}, "h2": {}, "h3": {}}, [], [("h1", "h2"), ("h2", "h3")]))
-    assert planning.shortest_path(graph, "h1", "h3", set()) is None
-    assert planning.shortest_path(graph, "h1", "h3", {"h2"}) == ["h1", "h2", "h3"]
+def test_a_path_leads_through_switches_only(make):
+    plan = make(
+        topology({"h1": {}, "h2": {}, "c1": {}}, ["s1", "s2"], [("h1", "s1"), ("s1", "s2"), ("s2", "h2"), ("c1", "s1")])
+    )
+    assert plan.path("c1", "h2") == ["c1", "s1", "s2", "h2"]
+    assert plan.switches_between("c1", "h1") == ["s1"]
+    assert plan.dpids == {"s1": 1, "s2": 2}
 
 
 def test_available_memory_is_read_from_meminfo():
