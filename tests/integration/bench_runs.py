@@ -21,7 +21,9 @@ from bench.timeline import Event, Timeline
 
 BENCH = Path(sys.executable).with_name("bench")
 LONG_NS = 180 * NS_PER_S
-SMALL = ("guest.memory=16MiB", "run.warmup=300ms", "run.settle=300ms", "run.pause_between=100ms")
+# Not about links: a busy machine delays frames, which must not fail these tests.
+LENIENT = ("calibration.delay_tolerance=100ms", "calibration.rate_tolerance=0.9")
+QUICK = (*LENIENT, "run.warmup=300ms", "run.settle=300ms", "run.pause_between=100ms")
 
 
 def settings(*values: str) -> list[str]:
