@@ -81,6 +81,11 @@ class Bench:
         """Its exit status, minus the signal that killed it."""
         return self.child.wait(LONG_NS / NS_PER_S)
 
+    def ended_within(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(seconds)
+        return self._ended()
+
     def result(self) -> RunResult:
         return RunResult.read(self.output)
 
