@@ -53,7 +53,7 @@ def test_before_the_migration(tmp_path: Path, text: str) -> None:
 
 
 def test_while_the_migration_is_set_up(tmp_path: Path) -> None:
-    run, result = interrupted(tmp_path, "migration 1 of 1", Bench.press_ctrl_c, 130)
+    _run, result = interrupted(tmp_path, "migration 1 of 1", Bench.press_ctrl_c, 130)
     assert result.outcome in ("cancelled", "completed")  # it may have been too late by then
     assert "interrupted by SIGINT" in result.reason
 
