@@ -1,0 +1,310 @@
+"""The analytic model of a migration, and the least that any engine could need. Pure.
+
+**The dirty volume.** A guest's pages fall into classes of *n* pages, each page written at *r* times a second,
+independently (a Poisson process). The expected number of *distinct* pages written in a time *t* is then
+
+    D(t) = sum over the classes of  n (1 - exp(-r t))
+
+which grows with the slope of the write rate at first and ends at the working set: the cap that the uniform model of
+lambda = D/B lacks (Clark et al., NSDI 2005, call it the writable working set; Akoush et al., MASCOTS 2010, model it).
+:mod:`bench.analysis.dirty_rate` gets the classes from a measurement.
+
+**Pre-copy.** Pages of P bytes cross a link of goodput B. The engine writes into a socket that holds up to Q bytes, of
+which q are filled; a round of S bytes takes the engine t = (S - (Q - q)) / B, or no time when the socket takes them
+all. What it sends and what is left to send:
+
+    S(1) = Z(M) + (M - zero pages) P       S(i+1) = D(t(i)) P
+
+with the cost of zero pages Z and, in P, of frames. It pauses the guest when (S(i+1) + q) / B <= the downtime limit, or
+when its rounds or its time are used up; before that it goes on sending for a moment (the *door*: a round trip in which
+handshakes finish). While the guest is paused, the rest of S, q and the device state cross, and three half round trips
+(the last page, ready, hand-over), and what stopping, dumping and loading the guest costs:
+
+    downtime = (S(n) + q + device state) / B + 3/2 round trips + fixed costs
+
+For a uniform dirty rate, Q = 0 and no cap this is the textbook's M lambda^i / B (../facts: total time about
+(M/B)(1 - lambda^(n+1))/(1 - lambda)); at lambda >= 1 the rounds stop shrinking and only the limits end them.
+
+**The lower bound.** Whatever the engine, pages that are not zero must cross once, and with uncompressed pages
+
+    bytes >= (pages - zero pages) * 4096 + device state
+    total >= bytes / B
+    downtime >= (pages dirty at the pause * 4096 + device state) / B + one round trip
+
+All of it is about the *transfer*: setting up (the connection, the skeleton's memory) is not in any of these times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bench.clock import NS_PER_MS, NS_PER_S
+
+PAGE_BYTES: Final = 4096
+PAGE_HEAD_BYTES: Final = 4 + 24 / 256  # its number, and its part of a frame's header
+ZERO_PAGE_BYTES: Final = 8  # one run of one page; neighbours share one, so at most
+FRAME_BYTES: Final = 1514  # Ethernet, as links are shaped
+MSS_BYTES: Final = 1448  # of TCP with timestamps (RFC 7323)
+PAYLOAD_SHARE: Final = MSS_BYTES / FRAME_BYTES
+
+SOCKET_BYTES: Final = 1 << 20
+DOOR_NS: Final = 5 * NS_PER_MS
+MAX_SIMULATED_ROUNDS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PageClass:
+    """Pages that are written equally often. *pages* is an expectation and need not be whole."""
+
+    pages: float
+    rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyCurve:
+    """How many distinct pages the guest writes in a time."""
+
+    classes: tuple[PageClass, ...] = ()
+
+    @classmethod
+    def hot_set(cls, pages: int, writes_per_s: float, hot_pages: int = 0, hot_share: float = 0.0) -> DirtyCurve:
+        """A hot set that gets *hot_share* of the writes, the rest going to all *pages* uniformly; both Poisson."""
+        if not pages:
+            return cls()
+        rest = (1 - hot_share) * writes_per_s / pages
+        hot = rest + (hot_share * writes_per_s / hot_pages if hot_pages else 0)
+        return cls((PageClass(hot_pages, hot), PageClass(pages - hot_pages, rest)))
+
+    def pages_in(self, duration_ns: float) -> float:
+        """D(t): expected distinct pages written in *duration_ns*."""
+        seconds = max(0.0, duration_ns) / NS_PER_S
+        return sum(item.pages * -math.expm1(-item.rate_per_s * seconds) for item in self.classes)
+
+    @property
+    def writes_per_s(self) -> float:
+        """Page writes a second: the slope of D at 0."""
+        return sum(item.pages * item.rate_per_s for item in self.classes)
+
+    @property
+    def written_pages(self) -> float:
+        """All pages that are ever written: where D ends."""
+        return sum(item.pages for item in self.classes if item.rate_per_s > 0)
+
+    @property
+    def working_set_pages(self) -> float:
+        """The effective size of the set that is written: (sum n r)^2 / sum n r^2.
+
+        So many equally hot pages would be written twice as often as these are (the inverse of Simpson's concentration;
+        Hill, Ecology 54, 1973). Seldom written pages hardly count. 0 when nothing is written.
+        """
+        squares = sum(item.pages * item.rate_per_s**2 for item in self.classes)
+        return self.writes_per_s**2 / squares if squares else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the model is told.
+
+    :param pages: of guest memory, of which ``zero_pages`` hold nothing at the start.
+    :param goodput_bps: what TCP delivers on the link; see :func:`goodput_bps`.
+    :param max_bandwidth_bps: to which the engine paces all but the final copy; 0 is no limit.
+    :param device_bytes: the device state.
+    :param fixed_ns: what the pause costs beside the link: stopping, dumping, loading and resuming the guest.
+    :param round_ns: what every round costs beside the link (looking for dirty pages).
+    :param socket_bytes: what may wait in the sender's socket.
+    :param door_ns: how long the engine goes on sending after it decided to pause.
+    """
+
+    pages: int
+    zero_pages: int
+    curve: DirtyCurve
+    goodput_bps: float
+    round_trip_ns: int
+    downtime_limit_ns: int
+    max_rounds: int = 30
+    max_time_ns: int = 600 * NS_PER_S
+    max_bandwidth_bps: int = 0
+    device_bytes: int = 0
+    fixed_ns: int = 0
+    round_ns: int = 0
+    socket_bytes: int = SOCKET_BYTES
+    door_ns: int = DOOR_NS
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: for a link that carries nothing, or more zero pages than pages."""
+        if not self.goodput_bps > 0 or not math.isfinite(self.goodput_bps):
+            raise ValueError(f"a goodput of {self.goodput_bps} bit/s")
+        if not 0 <= self.zero_pages <= self.pages:
+            raise ValueError(f"{self.zero_pages} zero pages of {self.pages}")
+
+    @property
+    def first_bytes(self) -> float:
+        """All memory on the wire."""
+        full = self.pages - self.zero_pages
+        return full * (PAGE_BYTES + PAGE_HEAD_BYTES) + self.zero_pages * ZERO_PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says. ``converged``: the downtime limit was met, so no other limit had to end the rounds.
+
+    :param rounds: of which the last one is sent while the guest is paused; 0 when memory crosses after the resume.
+    :param pause_pages: pages that are sent while the guest is paused.
+    :param total_ns: of the transfer: from the end of the set-up until the source knows that the guest runs there.
+    """
+
+    rounds: int
+    bytes: int
+    total_ns: int
+    downtime_ns: int
+    pause_pages: int
+    converged: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The least that any engine could reach."""
+
+    bytes: int
+    total_ns: int
+    downtime_ns: int
+
+
+def goodput_bps(frame_rate_bps: float) -> float:
+    """What TCP delivers on a link that carries *frame_rate_bps* of Ethernet frames (as tc shapes and counts them)."""
+    return frame_rate_bps * PAYLOAD_SHARE
+
+
+def lower_bound(
+    pages_once: float, pause_pages: float, device_bytes: int, goodput: float, round_trip_ns: int
+) -> Bound:
+    """See the module.
+
+    :param pages_once: pages that must cross at least once: all that are not zero.
+    :param pause_pages: those of them that must cross while the guest stands still.
+    """
+    least_bytes = pages_once * PAGE_BYTES + device_bytes
+    still_bytes = pause_pages * PAGE_BYTES + device_bytes
+    return Bound(
+        bytes=round(least_bytes),
+        total_ns=round(_time_ns(least_bytes, goodput)),
+        downtime_ns=round(_time_ns(still_bytes, goodput)) + round_trip_ns,
+    )
+
+
+def _time_ns(size_bytes: float, rate_bps: float) -> float:
+    return size_bytes * 8 * NS_PER_S / rate_bps
+
+
+class _Sender:
+    """The engine and its socket: time passes as bytes are written."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        limit = inputs.max_bandwidth_bps
+        self._paced = bool(limit) and limit < inputs.goodput_bps
+        self.rate_bps = float(limit) if self._paced else inputs.goodput_bps
+        self.now_ns = 0.0
+        self.sent_bytes = 0.0
+        self.queued_bytes = 0.0
+
+    def send(self, size_bytes: float, cost_ns: float = 0) -> float:
+        """Write it all. :returns: how long that took."""
+        room = 0.0 if self._paced else self._inputs.socket_bytes - self.queued_bytes
+        writing_ns = _time_ns(max(0.0, size_bytes - room), self.rate_bps)
+        took_ns = max(writing_ns, cost_ns)
+        self.sent_bytes += size_bytes
+        if not self._paced:
+            self.queued_bytes += size_bytes - self._bytes_in(took_ns)
+            self.queued_bytes = min(max(self.queued_bytes, 0.0), self._inputs.socket_bytes)
+        self.now_ns += took_ns
+        return took_ns
+
+    def send_for(self, duration_ns: float, size_bytes: float) -> float:
+        """Write as much of it as goes in a time. :returns: how much that was."""
+        room = 0.0 if self._paced else self._inputs.socket_bytes - self.queued_bytes
+        done = min(size_bytes, room + self._bytes_in(duration_ns))
+        self.send(done, duration_ns)
+        return done
+
+    def _bytes_in(self, duration_ns: float) -> float:
+        return duration_ns * self.rate_bps / (8 * NS_PER_S)
+
+
+def _predict_precopy(inputs: Inputs) -> Prediction:
+    sender = _Sender(inputs)
+    page_bytes = PAGE_BYTES + PAGE_HEAD_BYTES
+    rounds, pending = 1, inputs.first_bytes
+    converged = True
+    while True:
+        took_ns = sender.send(pending, inputs.round_ns)
+        pending = inputs.curve.pages_in(took_ns) * page_bytes
+        expected_ns = _time_ns(pending + sender.queued_bytes, sender.rate_bps)
+        if expected_ns <= inputs.downtime_limit_ns:
+            break
+        if rounds >= min(inputs.max_rounds, MAX_SIMULATED_ROUNDS) or sender.now_ns >= inputs.max_time_ns:
+            converged = False
+            break
+        rounds += 1
+    door_ns = max(inputs.door_ns, inputs.round_trip_ns)
+    if pending >= page_bytes:
+        rounds += 1
+    begun_ns = sender.now_ns
+    pending -= sender.send_for(door_ns, pending)
+    pending += inputs.curve.pages_in(sender.now_ns - begun_ns) * page_bytes
+    pending = min(pending, inputs.pages * page_bytes)
+    return _pause(inputs, sender.sent_bytes, sender.now_ns, sender.queued_bytes, rounds + 1, pending, converged)
+
+
+def _pause(
+    inputs: Inputs,
+    sent_bytes: float,
+    now_ns: float,
+    queued_bytes: float,
+    rounds: int,
+    pending_bytes: float,
+    converged: bool,
+) -> Prediction:
+    """The part that all modes share: the guest stands still, *pending_bytes* and the device state cross."""
+    crossing_ns = _time_ns(pending_bytes + queued_bytes + inputs.device_bytes, inputs.goodput_bps)
+    downtime_ns = crossing_ns + 1.5 * inputs.round_trip_ns + inputs.fixed_ns
+    return Prediction(
+        rounds=rounds,
+        bytes=round(sent_bytes + pending_bytes + inputs.device_bytes),
+        total_ns=round(now_ns + downtime_ns + inputs.round_trip_ns / 2),
+        downtime_ns=round(downtime_ns),
+        pause_pages=round(pending_bytes / (PAGE_BYTES + PAGE_HEAD_BYTES)),
+        converged=converged,
+    )
+
+
+def _predict_stop_and_copy(inputs: Inputs) -> Prediction:
+    prediction = _pause(inputs, 0, max(inputs.door_ns, inputs.round_trip_ns), 0, 1, inputs.first_bytes, True)
+    return dataclasses.replace(prediction, pause_pages=inputs.pages - inputs.zero_pages)
+
+
+def _predict_postcopy(inputs: Inputs) -> Prediction:
+    paused = _pause(inputs, 0, max(inputs.door_ns, inputs.round_trip_ns), 0, 0, 0, True)
+    pushing_ns = _time_ns(inputs.first_bytes, inputs.goodput_bps)
+    return dataclasses.replace(
+        paused,
+        bytes=paused.bytes + round(inputs.first_bytes),
+        total_ns=paused.total_ns + round(pushing_ns),
+    )
+
+
+PREDICTORS: Final[Mapping[str, Callable[[Inputs], Prediction]]] = {
+    "precopy": _predict_precopy,
+    "stop-and-copy": _predict_stop_and_copy,
+    "postcopy": _predict_postcopy,
+}
+
+
+def predict(inputs: Inputs, mode: str = "precopy") -> Prediction | None:
+    """What a migration of that mode will take; None for a mode that has no model."""
+    predictor = PREDICTORS.get(mode)
+    return None if predictor is None else predictor(inputs)
