@@ -129,6 +129,48 @@ class Trust(Part):
     reasons: list[str] = Field(default_factory=list)
 
 
+class PredictedResult(Part):
+    """What the model said before the migration; ``total_ns`` is the transfer's. See :mod:`bench.analysis.model`."""
+
+    rounds: int
+    bytes: int
+    total_ns: int
+    downtime_ns: int
+    converged: bool = True
+
+
+class BoundResult(Part):
+    """The least that any engine could have needed for these pages on this link, uncompressed."""
+
+    bytes: int
+    total_ns: int
+    downtime_ns: int | None
+
+
+class EfficiencyResult(Part):
+    """Lower bound / measured: 1 is perfect, None where either is missing."""
+
+    bytes: float | None = None
+    total: float | None = None
+    downtime: float | None = None
+
+
+class PredictionResult(Part):
+    """Prediction, measurement and lower bound of one migration.
+
+    ``transfer_ns`` is what was measured and compares with both ``total_ns``: the migration's ``total_ns`` without its
+    set-up (the connection and allocating the skeleton's memory), which says nothing about the link. ``note`` says why
+    something is missing.
+    """
+
+    predicted: PredictedResult | None = None
+    bound: BoundResult | None = None
+    efficiency: EfficiencyResult = EfficiencyResult()
+    transfer_ns: int | None = None
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+
+
 class MigrationResult(Part):
     """One move of the guest."""
 
@@ -150,6 +192,7 @@ class MigrationResult(Part):
     relearn: RelearnResult
     connections: int = 0
     cost: dict[str, Any] = Field(default_factory=dict)
+    prediction: PredictionResult | None = None
 
 
 class RunResult(MigrationResult):

@@ -16,6 +16,7 @@ from typing import Any
 from bench.analysis.assemble import FlowRecords, Move, RawRun, assemble
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, DeadlineError, HostError
+from bench.forecasting import Forecaster, sample_duration_ns
 from bench.host.load import LoadSampler
 from bench.host.machine import environment
 from bench.host.sandbox import exit_status, notices_held
@@ -62,6 +63,7 @@ class Runner:
         self._watcher: FrameWatcher | None = None
         self._captures: Captures | None = None
         self._agents: ClientAgents | None = None
+        self._forecaster = Forecaster(scenario, plan)
         self.notice = 0
 
     def run(self) -> RunResult:
@@ -116,7 +118,7 @@ class Runner:
         directories = self.output / "requests", self.directory / "events", self.directory / "logs"
         self._agents = agents = stack.enter_context(ClientAgents(*directories))
         self._start_clients(agents, testbed)
-        self._wait(agents, testbed, self.scenario.run.warmup, "warming up")
+        self._warm_up(agents, testbed)
         self._migrate_all(agents, testbed)
         self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
 
@@ -198,10 +200,20 @@ class Runner:
 
     # waiting
 
+    def _warm_up(self, agents: ClientAgents, testbed: Testbed) -> None:
+        """Let the flows get going; the last part of it also serves for looking at the guest's dirty pages."""
+        sample_ns = sample_duration_ns(self.scenario)
+        self._wait(agents, testbed, self.scenario.run.warmup - sample_ns, "warming up")
+        if sample_ns:
+            self._step("sampling the guest's dirty rate")
+            self._forecaster.look(testbed, sample_ns, lambda until: self._wait_until(agents, testbed, until))
+
     def _wait(self, agents: ClientAgents, testbed: Testbed, duration_ns: int, what: str) -> None:
         """Let the run go on for a time that the scenario asks for."""
         self._step(what)
-        deadline = Deadline(duration_ns)
+        self._wait_until(agents, testbed, Deadline(duration_ns))
+
+    def _wait_until(self, agents: ClientAgents, testbed: Testbed, deadline: Deadline) -> None:
         while not deadline.expired:
             agents.poll(self._on_event, min(POLL_NS, deadline.remaining_ns))
             testbed.require_alive()
@@ -240,6 +252,7 @@ class Runner:
     def _migrate(self, agents: ClientAgents, testbed: Testbed, number: int, source: str, destination: str) -> Move:
         self._step(f"migration {number} of {self.scenario.run.repeat}: {source} to {destination}")
         plan = self._migration_plan(testbed, number, source, destination)
+        forecast = self._forecaster.forecast(testbed, source, destination)
         start_ns = now_ns()
         with contextlib.ExitStack() as held:
             with Migration(plan) as migration:
@@ -262,6 +275,7 @@ class Runner:
                 outcome=outcome,
                 ports=self._switch_ports(testbed, source, destination),
                 paths={host: self.plan.switches_between(host, destination) for host in self.plan.flows},
+                forecast=forecast,
             )
             self._moves.append(move)
         return move

@@ -275,13 +275,14 @@ class ClientSpec(Spec):
 
 
 class RunSpec(Spec):
-    """The run around the migration."""
+    """The run around the migration. ``predict``: sample the dirty rate within the warm-up, and predict from it."""
 
     warmup: DurationNs = 2 * 10**9
     settle: DurationNs = 2 * 10**9
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
     pause_between: DurationNs = 500_000_000
     capture: bool = False
+    predict: bool = True
     max_cpu_load: Share = 0.95
 
 

@@ -12,12 +12,14 @@ from typing import Any, Final, Literal
 
 from bench.analysis.budget import cut_points, outage_budget
 from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
+from bench.analysis.forecast import Forecast, compare
 from bench.analysis.phases import (
     downtime_ns,
     migration_phases,
     migration_rounds,
     pause_and_resume_ns,
     total_ns,
+    transfer_ns,
 )
 from bench.analysis.relearn import analyse_relearning, relearned_ns
 from bench.analysis.through import find_through, flow_path, guest_port
@@ -58,6 +60,7 @@ class Move:
     :param outcome: the source engine's ``finished``: outcome, reason, digests, bytes, connections, ...
     :param ports: switch -> its ``old_port`` and ``new_port`` for the guest.
     :param paths: client host -> the switches on its way to the destination.
+    :param forecast: what was predicted before it; None when nobody asked.
     """
 
     number: int
@@ -68,6 +71,7 @@ class Move:
     outcome: Mapping[str, Any]
     ports: Mapping[str, Mapping[str, str | None]]
     paths: Mapping[str, Sequence[str]]
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ def _migration(raw: RawRun, index: int) -> MigrationResult:
     window = Window(move.start_ns, end_ns, paused_ns)
     relearn = analyse_relearning(raw.timeline, window, raw.frames, raw.interfaces, mac=raw.guest_mac, ports=move.ports)
     outcome, reason = _outcome(move)
+    rounds = migration_rounds(raw.timeline, window)
+    down_ns, sent_bytes = downtime_ns(raw.timeline, window), int(move.outcome.get("bytes_sent") or 0)
     return MigrationResult(
         outcome=outcome,
         reason=reason,
@@ -156,16 +162,33 @@ def _migration(raw: RawRun, index: int) -> MigrationResult:
         pause_ns=paused_ns,
         resume_ns=resumed_ns,
         total_ns=total_ns(raw.timeline, window),
-        downtime_ns=downtime_ns(raw.timeline, window),
-        bytes_sent=int(move.outcome.get("bytes_sent") or 0),
+        downtime_ns=down_ns,
+        bytes_sent=sent_bytes,
         phases=migration_phases(raw.timeline, window),
-        rounds=migration_rounds(raw.timeline, window),
+        rounds=rounds,
         memory=_memory(raw, move),
         flows=[_flow(raw, move, window, relearn, flow) for flow in raw.flows],
         relearn=relearn,
         connections=int(move.outcome.get("connections") or 0),
         cost=dict(move.outcome.get("cost") or {}),
+        prediction=None
+        if move.forecast is None
+        else compare(
+            move.forecast,
+            rounds if outcome == "completed" else [],
+            bytes_sent=sent_bytes if outcome == "completed" else None,
+            transfer_ns=transfer_ns(raw.timeline, window) if outcome == "completed" else None,
+            downtime_ns=down_ns if outcome == "completed" else None,
+            device_bytes=_device_bytes(raw.timeline, window),
+        ),
     )
+
+
+def _device_bytes(timeline: Timeline, window: Window) -> int | None:
+    """Size of the device state that crossed; None when none was seen to."""
+    events = timeline.select("device_state_sent", "engine.source", window.start_ns, window.end_ns)
+    sizes = [event.data.get("bytes") for event in events]
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _outcome(move: Move) -> tuple[Outcome, str]:

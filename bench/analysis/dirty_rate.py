@@ -24,8 +24,8 @@ from bench.clock import NS_PER_S
 
 Floats = npt.NDArray[np.float64]
 
-_STEPS: Final = 3000
-_TOLERANCE: Final = 1e-7  # relative change of the chances in a step
+_STEPS: Final = 1500
+_TOLERANCE: Final = 1e-6  # relative change of the chances in a step
 _LEAST_CHANCE: Final = 1e-9
 _MOST_CHANCE: Final = 1 - 1e-6  # a page seen in each interval: its rate is known to be high, no more
 _LEAST_PAGES: Final = 1e-3

@@ -52,6 +52,8 @@ MSS_BYTES: Final = 1448  # of TCP with timestamps (RFC 7323)
 PAYLOAD_SHARE: Final = MSS_BYTES / FRAME_BYTES
 
 SOCKET_BYTES: Final = 1 << 20
+WORKING_SET_SHARE: Final = 0.8
+WORKING_SET_NS: Final = 100 * NS_PER_MS
 DOOR_NS: Final = 5 * NS_PER_MS
 MAX_SIMULATED_ROUNDS: Final = 10_000
 
@@ -86,7 +88,7 @@ class DirtyCurve:
 
     @property
     def writes_per_s(self) -> float:
-        """Page writes a second: the slope of D at 0."""
+        """Page writes a second, as far as they can be told apart: the slope of D at 0."""
         return sum(item.pages * item.rate_per_s for item in self.classes)
 
     @property
@@ -96,13 +98,18 @@ class DirtyCurve:
 
     @property
     def working_set_pages(self) -> float:
-        """The effective size of the set that is written: (sum n r)^2 / sum n r^2.
+        """The hottest pages that make up :data:`WORKING_SET_SHARE` of what :data:`WORKING_SET_NS` dirty.
 
-        So many equally hot pages would be written twice as often as these are (the inverse of Simpson's concentration;
-        Hill, Ecology 54, 1973). Seldom written pages hardly count. 0 when nothing is written.
+        In a time that short, pages count nearly by their writes, but a few that burn count no more than others.
         """
-        squares = sum(item.pages * item.rate_per_s**2 for item in self.classes)
-        return self.writes_per_s**2 / squares if squares else 0.0
+        left = WORKING_SET_SHARE * self.pages_in(WORKING_SET_NS)
+        pages = 0.0
+        for item in sorted(self.classes, key=lambda item: -item.rate_per_s):
+            dirtied = DirtyCurve((item,)).pages_in(WORKING_SET_NS)
+            if dirtied > 0 and left > 0:
+                pages += item.pages * min(1.0, left / dirtied)
+                left -= dirtied
+        return pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +186,7 @@ def goodput_bps(frame_rate_bps: float) -> float:
     return frame_rate_bps * PAYLOAD_SHARE
 
 
-def lower_bound(
-    pages_once: float, pause_pages: float, device_bytes: int, goodput: float, round_trip_ns: int
-) -> Bound:
+def lower_bound(pages_once: float, pause_pages: float, device_bytes: int, goodput: float, round_trip_ns: int) -> Bound:
     """See the module.
 
     :param pages_once: pages that must cross at least once: all that are not zero.
@@ -257,25 +262,17 @@ def _predict_precopy(inputs: Inputs) -> Prediction:
     pending -= sender.send_for(door_ns, pending)
     pending += inputs.curve.pages_in(sender.now_ns - begun_ns) * page_bytes
     pending = min(pending, inputs.pages * page_bytes)
-    return _pause(inputs, sender.sent_bytes, sender.now_ns, sender.queued_bytes, rounds + 1, pending, converged)
+    return _pause(inputs, sender, rounds + 1, pending, converged=converged)
 
 
-def _pause(
-    inputs: Inputs,
-    sent_bytes: float,
-    now_ns: float,
-    queued_bytes: float,
-    rounds: int,
-    pending_bytes: float,
-    converged: bool,
-) -> Prediction:
+def _pause(inputs: Inputs, sender: _Sender, rounds: int, pending_bytes: float, *, converged: bool = True) -> Prediction:
     """The part that all modes share: the guest stands still, *pending_bytes* and the device state cross."""
-    crossing_ns = _time_ns(pending_bytes + queued_bytes + inputs.device_bytes, inputs.goodput_bps)
+    crossing_ns = _time_ns(pending_bytes + sender.queued_bytes + inputs.device_bytes, inputs.goodput_bps)
     downtime_ns = crossing_ns + 1.5 * inputs.round_trip_ns + inputs.fixed_ns
     return Prediction(
         rounds=rounds,
-        bytes=round(sent_bytes + pending_bytes + inputs.device_bytes),
-        total_ns=round(now_ns + downtime_ns + inputs.round_trip_ns / 2),
+        bytes=round(sender.sent_bytes + pending_bytes + inputs.device_bytes),
+        total_ns=round(sender.now_ns + downtime_ns + inputs.round_trip_ns / 2),
         downtime_ns=round(downtime_ns),
         pause_pages=round(pending_bytes / (PAGE_BYTES + PAGE_HEAD_BYTES)),
         converged=converged,
@@ -283,12 +280,16 @@ def _pause(
 
 
 def _predict_stop_and_copy(inputs: Inputs) -> Prediction:
-    prediction = _pause(inputs, 0, max(inputs.door_ns, inputs.round_trip_ns), 0, 1, inputs.first_bytes, True)
+    sender = _Sender(inputs)
+    sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
+    prediction = _pause(inputs, sender, 1, inputs.first_bytes)
     return dataclasses.replace(prediction, pause_pages=inputs.pages - inputs.zero_pages)
 
 
 def _predict_postcopy(inputs: Inputs) -> Prediction:
-    paused = _pause(inputs, 0, max(inputs.door_ns, inputs.round_trip_ns), 0, 0, 0, True)
+    sender = _Sender(inputs)
+    sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
+    paused = _pause(inputs, sender, 0, 0)
     pushing_ns = _time_ns(inputs.first_bytes, inputs.goodput_bps)
     return dataclasses.replace(
         paused,

@@ -121,6 +121,12 @@ def total_ns(timeline: Timeline, window: Window) -> int | None:
     return None if at.setup_begin is None or end is None else end - at.setup_begin
 
 
+def transfer_ns(timeline: Timeline, window: Window) -> int | None:
+    """As :func:`total_ns`, but from the end of the set-up: the time in which memory and state crossed."""
+    at = _Moments(timeline, window)
+    return None if at.setup_end is None or at.confirmed is None else at.confirmed - at.setup_end
+
+
 def downtime_ns(timeline: Timeline, window: Window) -> int | None:
     """How long the guest stood still: from its vCPUs' stop at the source to its resume, there or (rolled back) here.
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from bench.report.budget import print_budget
 from bench.report.machine import print_environment, print_links
+from bench.report.prediction import print_prediction
 from bench.report.text import (
     NOT_SEEN,
     PAGE_BYTES,
@@ -49,6 +50,8 @@ def render(result: RunResult, console: Console) -> None:
         _print_phases(result, console)
     if result.rounds:
         _print_rounds(result.rounds, console)
+    if result.prediction is not None:
+        print_prediction(result, result.prediction, console)
     if result.relearn.switches or result.relearn.announce_ns is not None:
         _print_relearning(result, console)
     if result.flows:

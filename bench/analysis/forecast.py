@@ -1,0 +1,202 @@
+"""From a dirty sample, the links' calibration and a scenario to a prediction; afterwards it beside measurement.
+
+Pure. The model itself is :mod:`bench.analysis.model`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.analysis import model
+from bench.analysis.model import Inputs, Prediction
+from bench.clock import NS_PER_MS
+from bench.result import BoundResult, EfficiencyResult, LinkResult, PredictedResult, PredictionResult, RoundResult
+
+# What a pause costs beside the link, as the bench's own engine and guests do it: stopping the vCPUs, cutting the
+# network, dumping and loading connections and resuming; from the reference scenario, within a factor of two.
+PAUSE_NS: Final = 4 * NS_PER_MS
+CONNECTION_NS: Final = NS_PER_MS // 2
+ROUND_NS: Final = NS_PER_MS
+DEVICE_BYTES: Final = 8 << 10
+CONNECTION_BYTES: Final = 4 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The way of the migration through the network.
+
+    :param frame_rate_bps: of its slowest link, as calibrated, or as asked when that was not measured; None: unshaped.
+    :param measured: whether the rate was measured.
+    """
+
+    frame_rate_bps: int | None
+    round_trip_ns: int
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A prediction and what it was made from. *inputs* None: not possible, and *note* says why."""
+
+    mode: str
+    inputs: Inputs | None
+    prediction: Prediction | None
+    shown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
+    """The way along *nodes* (from the source's host to the destination's), as the calibration saw its links."""
+    by_name = {link.name: link for link in links}
+    name, back_name = "-".join(nodes), "-".join(reversed(nodes))
+    rates: list[tuple[int, bool]] = []
+    asked_ns = 0
+    seen_ns: int | None = None
+    for first, second in itertools.pairwise(nodes):
+        reverse = f"{first}-{second}" not in by_name
+        link = by_name.get(f"{second}-{first}" if reverse else f"{first}-{second}")
+        if link is None:
+            continue
+        key = "backward" if reverse else "forward"
+        asked_ns += sum(int(link.asked.get(way, {}).get("delay_ns") or 0) for way in ("forward", "backward"))
+        asked_bps = int(link.asked.get(key, {}).get("rate_bps") or 0)
+        measured_bps = int(link.measured.get(key, {}).get("rate_bps") or 0)
+        if asked_bps:
+            rates.append((measured_bps or asked_bps, bool(measured_bps)))
+        round_trip = link.measured.get("round_trip", {})
+        if round_trip.get("path") in (name, back_name):
+            seen_ns = int(round_trip["median_ns"])
+    slowest = min(rates, default=None)
+    return Path(
+        frame_rate_bps=slowest[0] if slowest else None,
+        round_trip_ns=asked_ns if seen_ns is None else seen_ns,
+        measured=bool(slowest and slowest[1]),
+    )
+
+
+def forecast(
+    mode: str,
+    path: Path,
+    curve: model.DirtyCurve,
+    *,
+    pages: int,
+    zero_pages: int,
+    limits: Mapping[str, int],
+    connections: int,
+    background_bps: int = 0,
+    dirty_bytes_per_s: int | None = None,
+) -> Forecast:
+    """Predict a migration.
+
+    :param limits: ``downtime_limit_ns``, ``max_rounds``, ``max_time_ns`` and ``max_bandwidth_bps``.
+    :param connections: TCP connections of the guest, each of which adds to device state and pause.
+    :param background_bps: what clients take of the link in the migration's direction.
+    :param dirty_bytes_per_s: what was measured, to be shown.
+    """
+    if path.frame_rate_bps is None:
+        return Forecast(mode, None, None, note="the path is unshaped: there is no bandwidth to predict from")
+    goodput = model.goodput_bps(path.frame_rate_bps)
+    inputs = Inputs(
+        pages=pages,
+        zero_pages=zero_pages,
+        curve=curve,
+        goodput_bps=max(goodput - background_bps, goodput / 10),
+        round_trip_ns=path.round_trip_ns,
+        device_bytes=DEVICE_BYTES + connections * CONNECTION_BYTES,
+        fixed_ns=PAUSE_NS + connections * CONNECTION_NS,
+        round_ns=ROUND_NS,
+        **{name: limits[name] for name in ("downtime_limit_ns", "max_rounds", "max_time_ns", "max_bandwidth_bps")},
+    )
+    shown = {
+        "mode": mode,
+        "memory_bytes": pages * model.PAGE_BYTES,
+        "zero_pages": zero_pages,
+        "dirty_bytes_per_s": round(curve.writes_per_s * model.PAGE_BYTES)
+        if dirty_bytes_per_s is None
+        else dirty_bytes_per_s,
+        "working_set_bytes": round(curve.working_set_pages * model.PAGE_BYTES),
+        "dirty_classes": [dataclasses.asdict(item) for item in curve.classes],
+        "frame_rate_bps": path.frame_rate_bps,
+        "frame_rate_measured": path.measured,
+        "background_bps": background_bps,
+        "goodput_bps": round(inputs.goodput_bps),
+        "round_trip_ns": inputs.round_trip_ns,
+        "downtime_limit_ns": inputs.downtime_limit_ns,
+        "max_bandwidth_bps": inputs.max_bandwidth_bps,
+        "device_bytes": inputs.device_bytes,
+        "fixed_ns": inputs.fixed_ns,
+        "round_ns": inputs.round_ns,
+        "socket_bytes": inputs.socket_bytes,
+    }
+    prediction = model.predict(inputs, mode)
+    note = "" if prediction is not None else f"there is no model of mode {mode!r}"
+    return Forecast(mode, inputs, prediction, shown, note)
+
+
+def compare(
+    made: Forecast,
+    rounds: Sequence[RoundResult],
+    *,
+    bytes_sent: int | None,
+    transfer_ns: int | None,
+    downtime_ns: int | None,
+    device_bytes: int | None = None,
+) -> PredictionResult:
+    """Prediction, lower bound and efficiency of one migration.
+
+    The bound takes the pages that turned out: those of the first round that were not zero, and those that were sent
+    while the guest was paused; before there are any (it did not complete) those that were predicted.
+
+    :param bytes_sent, transfer_ns, downtime_ns: as measured; None when it did not complete.
+    """
+    if made.inputs is None:
+        return PredictionResult(transfer_ns=transfer_ns, inputs=dict(made.shown), note=made.note)
+    bound = _bound(made, rounds, device_bytes)
+    return PredictionResult(
+        predicted=_predicted(made.prediction),
+        bound=bound,
+        efficiency=EfficiencyResult(
+            bytes=_share(bound.bytes, bytes_sent),
+            total=_share(bound.total_ns, transfer_ns),
+            downtime=_share(bound.downtime_ns, downtime_ns),
+        ),
+        transfer_ns=transfer_ns,
+        inputs=dict(made.shown),
+        note=made.note,
+    )
+
+
+def _predicted(prediction: Prediction | None) -> PredictedResult | None:
+    if prediction is None:
+        return None
+    return PredictedResult(
+        rounds=prediction.rounds,
+        bytes=prediction.bytes,
+        total_ns=prediction.total_ns,
+        downtime_ns=prediction.downtime_ns,
+        converged=prediction.converged,
+    )
+
+
+def _bound(made: Forecast, rounds: Sequence[RoundResult], device_bytes: int | None) -> BoundResult:
+    inputs = made.inputs
+    assert inputs is not None
+    pages_once = float(inputs.pages - inputs.zero_pages)
+    still: float | None = None if made.prediction is None else made.prediction.pause_pages
+    if rounds:
+        if rounds[0].pages == inputs.pages:  # a whole pass over memory
+            pages_once = rounds[0].pages - rounds[0].zero_pages
+        still = sum(item.pages - item.zero_pages for item in rounds if item.paused)
+    state_bytes = inputs.device_bytes if device_bytes is None else device_bytes
+    least = model.lower_bound(pages_once, still or 0, state_bytes, inputs.goodput_bps, inputs.round_trip_ns)
+    return BoundResult(
+        bytes=least.bytes, total_ns=least.total_ns, downtime_ns=None if still is None else least.downtime_ns
+    )
+
+
+def _share(least: int | None, measured: int | None) -> float | None:
+    return None if least is None or not measured else least / measured

@@ -1,0 +1,89 @@
+"""Looking at the guest of a testbed before it moves, so that its migration can be predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from bench.analysis.dirty_rate import fit
+from bench.analysis.forecast import Forecast, forecast, path_of
+from bench.analysis.model import DirtyCurve
+from bench.clock import NS_PER_MS, Deadline
+from bench.errors import BenchError, HostError
+from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty
+from bench.plan import Plan, neighbours, shortest_path
+from bench.scenario import ClientSpec, Scenario
+from bench.testbed import Testbed
+
+SAMPLE_NS: Final = 500 * NS_PER_MS
+
+
+def sample_duration_ns(scenario: Scenario) -> int:
+    """How much of the warm-up goes into the sample; 0 when there shall be none, or there is too little warm-up."""
+    duration_ns = min(SAMPLE_NS, scenario.run.warmup)
+    return duration_ns if scenario.run.predict and duration_ns >= INTERVALS * LEAST_INTERVAL_NS else 0
+
+
+class Forecaster:
+    """Samples the guest once and predicts each migration from that.
+
+    :ivar sample: what was seen; None before :meth:`look`, and when that failed.
+    """
+
+    def __init__(self, scenario: Scenario, plan: Plan) -> None:
+        self._scenario = scenario
+        self._plan = plan
+        self._curve = DirtyCurve()
+        self._connections = 0
+        self._problem = ""
+        self.sample: DirtySample | None = None
+
+    def look(self, testbed: Testbed, duration_ns: int, wait: Callable[[Deadline], None]) -> None:
+        """Sample the guest's dirty pages. What fails is told by the forecasts: a run can do without them.
+
+        :param wait: see :func:`bench.guest.dirty_rate.sample_dirty`.
+        """
+        try:
+            self.sample = sample_dirty(_guest_socket(testbed), duration_ns, wait)
+            assert testbed.guest is not None
+            self._connections = int(testbed.guest.control.stats().get("connections") or 0)
+            self._curve = fit(self.sample.histogram, self.sample.interval_ns)
+        except BenchError as error:
+            self.sample = None
+            self._problem = f"the guest's dirty rate could not be sampled: {error.message}"
+
+    def forecast(self, testbed: Testbed, source: str, destination: str) -> Forecast | None:
+        """The prediction of a migration; None when nobody looked."""
+        migration = self._scenario.migration
+        if self.sample is None:
+            return Forecast(migration.mode, None, None, note=self._problem) if self._problem else None
+        switches = set(self._plan.topo.switches())
+        nodes = shortest_path(neighbours(self._plan.topo), source, destination, switches) or []
+        return forecast(
+            migration.mode,
+            path_of(testbed.links, nodes),
+            self._curve,
+            pages=self.sample.pages,
+            zero_pages=self.sample.zero_pages,
+            limits={
+                "downtime_limit_ns": migration.downtime_limit,
+                "max_rounds": migration.max_rounds,
+                "max_time_ns": migration.max_time,
+                "max_bandwidth_bps": migration.max_bandwidth,
+            },
+            connections=self._connections,
+            background_bps=sum(_leaving_bps(client) for client in self._scenario.clients),
+            dirty_bytes_per_s=self.sample.rate_bytes_per_s,
+        )
+
+
+def _leaving_bps(client: ClientSpec) -> int:
+    """What a paced download takes of the way out of the guest's host; one without a rate takes what it can get."""
+    return client.rate if client.kind == "tcp-download" else 0
+
+
+def _guest_socket(testbed: Testbed) -> Path:
+    if testbed.guest is None:
+        raise HostError("no guest runs, so none can be sampled")
+    return testbed.guest.socket_path
