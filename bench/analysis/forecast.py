@@ -50,12 +50,14 @@ class Forecast:
 
 
 def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
-    """The way along *nodes* (from the source's host to the destination's), as the calibration saw its links."""
+    """The way along *nodes* (from the source's host to the destination's), as the calibration saw its links.
+
+    The round trip is what was asked of all links, and what the calibration's paths over them took beyond that.
+    """
     by_name = {link.name: link for link in links}
-    name, back_name = "-".join(nodes), "-".join(reversed(nodes))
     rates: list[tuple[int, bool]] = []
     asked_ns = 0
-    seen_ns: int | None = None
+    beyond_ns: list[int] = []
     for first, second in itertools.pairwise(nodes):
         reverse = f"{first}-{second}" not in by_name
         link = by_name.get(f"{second}-{first}" if reverse else f"{first}-{second}")
@@ -68,12 +70,12 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
         if asked_bps:
             rates.append((measured_bps or asked_bps, bool(measured_bps)))
         round_trip = link.measured.get("round_trip", {})
-        if round_trip.get("path") in (name, back_name):
-            seen_ns = int(round_trip["median_ns"])
+        if round_trip:
+            beyond_ns.append(int(round_trip["median_ns"]) - int(round_trip["asked_ns"]))
     slowest = min(rates, default=None)
     return Path(
         frame_rate_bps=slowest[0] if slowest else None,
-        round_trip_ns=asked_ns if seen_ns is None else seen_ns,
+        round_trip_ns=asked_ns + max(0, min(beyond_ns, default=0)),
         measured=bool(slowest and slowest[1]),
     )
 
