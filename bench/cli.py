@@ -1,4 +1,4 @@
-"""The command line: ``bench run``, ``doctor``, ``clean``, ``show``. The one place where errors become exit codes.
+"""The command line: ``bench run``, ``dirty-rate``, ``show``, ``doctor``, ``clean``. Only here errors become exit codes.
 
 ========  =============================================================================
 0         the guest moved (or the command did what it says)
@@ -11,10 +11,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +24,12 @@ import typer
 from rich.console import Console
 
 import bench
-from bench.errors import BenchError
-from bench.output import OutputDirectory
-from bench.scenario import Scenario, load_scenario
+from bench.clock import NS_PER_MS, NS_PER_S
+from bench.errors import BenchError, ScenarioError
+from bench.output import RESULT, OutputDirectory
+from bench.scenario import Scenario
+from bench.series import labels, load_scenarios, read_series
+from bench.units import parse_duration_ns
 
 if TYPE_CHECKING:
     from bench.result import RunResult
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
 REFERENCE = "scenarios/reference.toml"
 MAX_REPEAT = 1000
 BAD_INPUT = 2
+STOPPED = 128  # exit codes above it: by a signal
+LEAST_SAMPLE_NS = 100 * NS_PER_MS
+MOST_SAMPLE_NS = 60 * NS_PER_S
 
 app = typer.Typer(
     name="bench",
@@ -102,7 +109,44 @@ def run(
         overrides.append(f'network.topology="{topo}"' if '"' not in topo else f"network.topology={topo}")
     if repeat is not None:
         overrides.append(f"run.repeat={repeat}")
-    raise typer.Exit(run_scenario(load_scenario(path, overrides), path, output))
+    raise typer.Exit(run_scenarios(load_scenarios(path, overrides), path, output))
+
+
+def run_scenarios(scenarios: Sequence[Scenario], path: Path, wanted: Path | None) -> int:
+    """One run after the other, each in a sandbox and a directory of its own; returns the worst exit code."""
+    if len(scenarios) == 1:
+        return run_scenario(scenarios[0], path, wanted)
+    from bench.host.sandbox import require_root  # noqa: PLC0415
+    from bench.plan import make_plan  # noqa: PLC0415
+
+    require_root()
+    for scenario in scenarios:  # whatever cannot work is refused before the first of them runs
+        make_plan(scenario, str(path))
+    console = Console()
+    output = OutputDirectory.choose(wanted, path)
+    worst = 0
+    try:
+        for label, scenario in zip(labels(scenarios), scenarios, strict=True):
+            console.rule(label)
+            try:
+                code = run_scenario(scenario, path, output.path / label)
+            except BenchError as error:
+                print(f"bench: {label}: {error}", file=sys.stderr)  # noqa: T201
+                code = error.exit_code
+            worst = max(worst, code)
+            if code > STOPPED:
+                break
+        _show_series(read_series(output.path), console)
+    finally:
+        _conclude(output, console)
+    return worst
+
+
+def _show_series(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
+    from bench.report.side_by_side import print_side_by_side  # noqa: PLC0415
+
+    if runs:
+        print_side_by_side(runs, console)
 
 
 def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
@@ -178,9 +222,57 @@ def show(directory: Annotated[Path, typer.Argument(help="A directory that `bench
     from bench.report.terminal import render  # noqa: PLC0415
     from bench.result import RunResult  # noqa: PLC0415
 
+    runs = [] if (directory / RESULT).exists() else read_series(directory)
+    if runs:
+        _show_series(runs, Console())
+        raise typer.Exit(max(1 if result is None else exit_code(result) for _, result in runs))
     result = RunResult.read(directory)
     render(result, Console())
     raise typer.Exit(exit_code(result))
+
+
+@app.command("dirty-rate")
+def dirty_rate(
+    scenario: Annotated[
+        str, typer.Argument(help="A scenario file, or the name of a shipped one such as `smallest`.")
+    ] = REFERENCE,
+    sample: Annotated[str, typer.Option(metavar="DURATION", help="How long to look, from 100ms to 60s.")] = "1s",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Measure how fast the guest dirties its memory, and how large its working set is, without migrating it."""
+    from bench.forecasting import describe, measure  # noqa: PLC0415
+    from bench.host.ledger import RunDirectory  # noqa: PLC0415
+    from bench.host.sandbox import require_root, run_in_sandbox  # noqa: PLC0415
+    from bench.plan import make_plan  # noqa: PLC0415
+    from bench.report.dirty_rate import print_dirty_rate  # noqa: PLC0415
+
+    require_root()
+    path = find_scenario(scenario if scenario != REFERENCE or Path(scenario).exists() else "reference")
+    one = load_scenarios(path, list(settings or []))[0]  # how the guest would move does not matter
+    plan = make_plan(one, str(path))
+    try:
+        duration_ns = parse_duration_ns(sample)
+    except ValueError as error:
+        raise ScenarioError("--sample", "", sample, str(error)) from None
+    if not LEAST_SAMPLE_NS <= duration_ns <= MOST_SAMPLE_NS:
+        raise ScenarioError("--sample", "", sample, "a duration from '100ms' to '60s'")
+
+    def inside() -> int:
+        def notify(text: str) -> None:
+            print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: T201
+
+        found = describe(measure(one, plan, run_directory.path, duration_ns, notify))
+        if as_json:
+            typer.echo(json.dumps(found))
+        else:
+            print_dirty_rate(found, Console())
+        return 0
+
+    with _notices_raise(), RunDirectory.create() as run_directory:
+        raise typer.Exit(run_in_sandbox(inside))
 
 
 @app.command()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.analysis.dirty_rate import fit
 from bench.analysis.forecast import Forecast, forecast, path_of
-from bench.analysis.model import DirtyCurve
+from bench.analysis.model import PAGE_BYTES, DirtyCurve
 from bench.clock import NS_PER_MS, Deadline
 from bench.errors import BenchError, HostError
 from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty
 from bench.plan import Plan, neighbours, shortest_path
 from bench.scenario import ClientSpec, Scenario
-from bench.testbed import Testbed
+from bench.testbed import Testbed, raised
 
 SAMPLE_NS: Final = 500 * NS_PER_MS
+LONGER: Final = (2, 5, 10)  # times the sample: how far the model is shown beyond what was seen
 
 
 def sample_duration_ns(scenario: Scenario) -> int:
@@ -76,6 +78,50 @@ class Forecaster:
             background_bps=sum(_leaving_bps(client) for client in self._scenario.clients),
             dirty_bytes_per_s=self.sample.rate_bytes_per_s,
         )
+
+
+def describe(sample: DirtySample) -> dict[str, Any]:
+    """A sample and the curve that it gives, as ``bench dirty-rate --json`` prints it."""
+    curve = fit(sample.histogram, sample.interval_ns)
+    intervals = len(sample.histogram) - 1
+    sample_ns = sample.interval_ns * intervals
+    seen: list[tuple[int, float | None]] = [(span.duration_ns, span.pages) for span in sample.spans]
+    seen += [(sample_ns * times, None) for times in LONGER]
+    return {
+        "dirty_bytes_per_s": sample.rate_bytes_per_s,
+        "working_set_bytes": round(curve.working_set_pages * PAGE_BYTES),
+        "pages": sample.pages,
+        "zero_pages": sample.zero_pages,
+        "sample_ns": sample_ns,
+        "intervals": intervals,
+        "interval_ns": sample.interval_ns,
+        "method": sample.method,
+        "histogram": list(sample.histogram),
+        "spans": [
+            {"duration_ns": duration_ns, "pages": pages, "model_pages": curve.pages_in(duration_ns)}
+            for duration_ns, pages in seen
+        ],
+        "classes": [{"pages": item.pages, "rate_per_s": item.rate_per_s} for item in curve.classes],
+    }
+
+
+def measure(
+    scenario: Scenario, plan: Plan, directory: Path, duration_ns: int, notify: Callable[[str], None]
+) -> DirtySample:
+    """Raise a testbed without calibration and clients, let its guest work for the warm-up, and sample it.
+
+    To be called in a sandbox. :raises BenchError: what could not be raised or sampled.
+    """
+    bare = scenario.model_copy(update={"calibration": scenario.calibration.model_copy(update={"enabled": False})})
+
+    def wait(until: Deadline) -> None:
+        time.sleep(until.remaining_s)  # a stretch of a stated length; nothing else happens here
+
+    with raised(bare, plan, directory, notify) as testbed:
+        notify("letting the guest work")
+        wait(Deadline(scenario.run.warmup))
+        notify("sampling its dirty pages")
+        return sample_dirty(_guest_socket(testbed), duration_ns, wait)
 
 
 def _leaving_bps(client: ClientSpec) -> int:

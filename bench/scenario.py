@@ -447,10 +447,10 @@ def apply_setting(raw: dict[str, Any], setting: str) -> None:
             raise ScenarioError("--set", key, name, "a key inside a table")
 
 
-def load_scenario(path: Path, settings: Iterable[str] = ()) -> Scenario:
-    """Read a scenario file and apply ``--set`` settings to it.
+def read_raw(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+    """Read a scenario file and apply ``--set`` settings to it: what it says, and how to name it in messages.
 
-    :raises ScenarioError: unreadable, too large, not TOML, or invalid.
+    :raises ScenarioError: unreadable, too large, or not TOML.
     """
     try:
         with path.open("rb") as file:
@@ -467,4 +467,9 @@ def load_scenario(path: Path, settings: Iterable[str] = ()) -> Scenario:
     for setting in settings:
         apply_setting(raw, setting)
     where = str(path) if not settings else f"{path} with --set {' '.join(settings)}"
-    return parse_scenario(raw, where)
+    return raw, where
+
+
+def load_scenario(path: Path, settings: Iterable[str] = ()) -> Scenario:
+    """One scenario from a file. :raises ScenarioError: as :func:`read_raw`, or invalid."""
+    return parse_scenario(*read_raw(path, settings))

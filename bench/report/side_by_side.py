@@ -1,0 +1,63 @@
+"""Several runs beside each other, for a terminal: quantities as rows, runs as columns. From their results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from bench.report.text import NOT_SEEN, clean, duration, heading, show, table
+from bench.result import RunResult
+from bench.units import format_bytes
+
+_OUTCOME_STYLES = {"completed": "green", "cancelled": "yellow", "failed": "bold red"}
+_VALUE_WIDTH = 12
+_NAME_WIDTH = 14
+
+
+def print_side_by_side(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
+    """A table of all runs; as many tables as the console's width needs.
+
+    :param runs: a label for each, and None where a run left no result.
+    """
+    heading(console, "Side by side", "outage: of each flow; downtime: the guest was paused")
+    fitting = max(1, (console.width - _NAME_WIDTH) // (_VALUE_WIDTH + 1))
+    for begin in range(0, len(runs), fitting):
+        if begin:
+            console.print()
+        _print_table(runs[begin : begin + fitting], console)
+
+
+def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
+    rows = table(console, "", *(clean(label) for label, _ in runs))
+
+    def add(name: str, value: Callable[[RunResult], str | Text]) -> None:
+        rows.add_row(name, *("no result" if result is None else value(result) for _, result in runs))
+
+    add("outcome", lambda result: Text(result.outcome, style=_OUTCOME_STYLES[result.outcome]))
+    add("total time", lambda result: duration(result.total_ns))
+    add("transfer", lambda result: duration(result.prediction.transfer_ns if result.prediction else None))
+    add("downtime", lambda result: duration(result.downtime_ns))
+    add("sent", lambda result: format_bytes(result.bytes_sent))
+    add("rounds", lambda result: f"{len(result.rounds):,}")
+    add("memory", _identity)
+    flows = list(dict.fromkeys(flow.name for _, result in runs if result is not None for flow in result.flows))
+    if flows:
+        rows.add_section()
+    for name in flows:
+        add(clean(name), lambda result, name=name: _outage(result, name))  # type: ignore[misc]
+    show(console, rows)
+
+
+def _identity(result: RunResult) -> str | Text:
+    if result.memory.identical is None:
+        return "off" if result.memory.verify == "off" else NOT_SEEN
+    return "identical" if result.memory.identical else Text("DIFFERENT", style="bold red")
+
+
+def _outage(result: RunResult, name: str) -> str | Text:
+    flow = next((flow for flow in result.flows if flow.name == name), None)
+    if flow is None:
+        return NOT_SEEN
+    return duration(flow.outage_ns) if flow.alive else Text("DEAD", style="bold red")
