@@ -28,7 +28,7 @@ from bench.clock import NS_PER_MS, NS_PER_S
 from bench.errors import BenchError, ScenarioError
 from bench.output import RESULT, OutputDirectory
 from bench.scenario import Scenario
-from bench.series import labels, load_scenarios, read_series
+from bench.series import labels, load_scenarios, read_labels, read_series
 from bench.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -195,9 +195,8 @@ def _conclude(output: OutputDirectory, console: Console) -> None:
         output.take_back()
         return
     output.hand_to_user()
-    console.print(
-        f"{'result' if output.has_result else 'no result; logs'}: {output.path}", soft_wrap=True, highlight=False
-    )
+    what = "result" if output.has_result else "results" if read_labels(output.path) else "no result; logs"
+    console.print(f"{what}: {output.path}", soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager

@@ -43,14 +43,16 @@ def labels(scenarios: Iterable[Scenario]) -> list[str]:
     return [f"{number}-{scenario.migration.mode}" for number, scenario in enumerate(scenarios, 1)]
 
 
+def read_labels(directory: Path) -> list[str]:
+    """The labels of the runs that a series has put into *directory*, in order; empty when it is no series."""
+    found = [match for place in directory.glob("*-*") if (match := _LABEL.fullmatch(place.name)) and place.is_dir()]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+
+
 def read_series(directory: Path) -> list[tuple[str, RunResult | None]]:
     """The results of a series by their labels, in order; None where a run left none; empty when it is no series.
 
     :raises ResultError: one of them is broken.
     """
-    found = [(match, place) for place in directory.glob("*-*") if (match := _LABEL.fullmatch(place.name))]
-    found = [(match, place) for match, place in found if place.is_dir()]
-    return [
-        (place.name, RunResult.read(place) if (place / RESULT).exists() else None)
-        for _, place in sorted(found, key=lambda item: int(item[0][1]))
-    ]
+    places = [directory / label for label in read_labels(directory)]
+    return [(place.name, RunResult.read(place) if (place / RESULT).exists() else None) for place in places]

@@ -65,6 +65,22 @@ def link(name: str) -> dict[str, Any]:
     }
 
 
+def prediction(**changes: Any) -> dict[str, Any]:
+    return {
+        "predicted": {"rounds": 4, "bytes": 880 << 20, "total_ns": 5300 * MS, "downtime_ns": 21 * MS},
+        "bound": {"bytes": 717 << 20, "total_ns": 5005 * MS, "downtime_ns": 17 * MS},
+        "efficiency": {"bytes": 0.796, "total": 0.927, "downtime": 0.739},
+        "transfer_ns": 5400 * MS,
+        "inputs": {
+            "dirty_bytes_per_s": 40 << 20,
+            "working_set_bytes": 63 << 20,
+            "goodput_bps": 881_000_000,
+            "round_trip_ns": 1_100_000,
+        },
+        **changes,
+    }
+
+
 def migration(**changes: Any) -> dict[str, Any]:
     start = RESUME - 6000 * MS
     phases = ["setup", "precopy", "stop-and-copy", "device-state", "storage", "resume", "announce"]
@@ -115,6 +131,7 @@ def migration(**changes: Any) -> dict[str, Any]:
             ],
         },
         "connections": 3,
+        "prediction": prediction(),
         **changes,
     }
 
