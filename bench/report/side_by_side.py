@@ -14,6 +14,7 @@ from bench.units import format_bytes
 _OUTCOME_STYLES = {"completed": "green", "cancelled": "yellow", "failed": "bold red"}
 _VALUE_WIDTH = 12
 _NAME_WIDTH = 14
+_GAP = 2
 
 
 def print_side_by_side(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
@@ -22,7 +23,8 @@ def print_side_by_side(runs: Sequence[tuple[str, RunResult | None]], console: Co
     :param runs: a label for each, and None where a run left no result.
     """
     heading(console, "Side by side", "outage: of each flow; downtime: the guest was paused")
-    fitting = max(1, (console.width - _NAME_WIDTH) // (_VALUE_WIDTH + 1))
+    width = max([_VALUE_WIDTH, *(len(label) for label, _ in runs)])
+    fitting = max(1, (console.width - _NAME_WIDTH) // (width + _GAP))
     for begin in range(0, len(runs), fitting):
         if begin:
             console.print()

@@ -172,7 +172,7 @@ def test_modes_differ_as_they_should():
 
 @pytest.mark.parametrize("changes", [{"goodput_bps": 0}, {"goodput_bps": float("inf")}, {"zero_pages": GIB_PAGES + 1}])
 def test_nonsense_is_refused(changes):
-    with pytest.raises(ValueError, match="bit/s|zero pages"):
+    with pytest.raises(ValueError, match=r"bit/s|zero pages"):
         inputs(**changes)
 
 

@@ -64,7 +64,7 @@ def test_the_header_says_what_moved_where_and_how_it_ended():
 
 def test_downtime_and_outage_are_apart():
     shown = text(result())
-    (line,) = [line for line in shown.splitlines() if line.startswith("downtime")]
+    line = next(line for line in shown.splitlines() if line.startswith("downtime"))
     assert line.split()[1:3] == ["23", "ms"]
     assert "the guest was paused" in line
     assert row(section(shown, "Client flows"), "tcp-request")[-1] == "232.7 ms"
