@@ -1,4 +1,4 @@
-"""A testbed with one idle guest that is moved: what the engine benchmarks share."""
+"""A testbed with one guest that is moved, idle unless told otherwise: what the engine benchmarks share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def report(name: str, value: float, unit: str, reference: float, goal: str | Non
 
 
 class Moving:
-    """A guest that idles on h1, its memory all random, and what is done with it."""
+    """A guest that starts on h1, its memory all random, and what is done with it."""
 
     def __init__(self, testbed: Testbed, directory: Path) -> None:
         self.testbed = testbed
@@ -126,8 +126,17 @@ class Moving:
         return self.testbed.hypervisors[here], self.testbed.hypervisors[there]
 
 
-def with_moving_guest(bandwidth: str, memory: str, body: Callable[[Moving], None]) -> int:
-    """Run *body* in a sandbox on a testbed whose links have *bandwidth*; returns the exit code."""
+def with_moving_guest(
+    bandwidth: str,
+    memory: str,
+    body: Callable[[Moving], None],
+    *,
+    workload: dict[str, Any] | None = None,
+) -> int:
+    """Run *body* in a sandbox on a testbed whose links have *bandwidth*; returns the exit code.
+
+    :param workload: of the guest; None idles.
+    """
     scenario = parse_scenario(
         {
             "links": {"default": {"bandwidth": bandwidth}},
@@ -136,7 +145,7 @@ def with_moving_guest(bandwidth: str, memory: str, body: Callable[[Moving], None
             "guest": {
                 "memory": memory,
                 "content": {"zero": 0.0, "text": 0.0, "random": 1.0},
-                "workload": {"pattern": "idle"},
+                "workload": workload or {"pattern": "idle"},
             },
             "clients": [],
         },

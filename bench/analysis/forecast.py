@@ -31,11 +31,16 @@ class Path:
 
     :param frame_rate_bps: of its slowest link, as calibrated, or as asked when that was not measured; None: unshaped.
     :param measured: whether the rate was measured.
+    :param most_bps: what its slowest link is shaped to, or was seen to carry if that was more. A short calibration on a
+        busy machine sees less than a link can carry: good enough to predict from, but no bound.
+    :param least_round_trip_ns: the shortest that was seen, or else asked.
     """
 
     frame_rate_bps: int | None
     round_trip_ns: int
     measured: bool = False
+    most_bps: int = 0
+    least_round_trip_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Forecast:
     mode: str
     inputs: Inputs | None
     prediction: Prediction | None
+    path: Path = Path(None, 0)
     shown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
 
@@ -56,8 +62,10 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
     """
     by_name = {link.name: link for link in links}
     rates: list[tuple[int, bool]] = []
+    most: list[int] = []
     asked_ns = 0
     beyond_ns: list[int] = []
+    least_ns: list[int] = []
     for first, second in itertools.pairwise(nodes):
         reverse = f"{first}-{second}" not in by_name
         link = by_name.get(f"{second}-{first}" if reverse else f"{first}-{second}")
@@ -69,14 +77,18 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
         measured_bps = int(link.measured.get(key, {}).get("rate_bps") or 0)
         if asked_bps:
             rates.append((measured_bps or asked_bps, bool(measured_bps)))
+            most.append(max(measured_bps, asked_bps))
         round_trip = link.measured.get("round_trip", {})
         if round_trip:
             beyond_ns.append(int(round_trip["median_ns"]) - int(round_trip["asked_ns"]))
+            least_ns.append(int(round_trip["minimum_ns"]) - int(round_trip["asked_ns"]))
     slowest = min(rates, default=None)
     return Path(
         frame_rate_bps=slowest[0] if slowest else None,
         round_trip_ns=asked_ns + max(0, min(beyond_ns, default=0)),
         measured=bool(slowest and slowest[1]),
+        most_bps=min(most, default=0),
+        least_round_trip_ns=asked_ns + max(0, min(least_ns, default=0)),
     )
 
 
@@ -126,7 +138,9 @@ def forecast(
         "frame_rate_measured": path.measured,
         "background_bps": background_bps,
         "goodput_bps": round(inputs.goodput_bps),
+        "bound_goodput_bps": round(model.goodput_bps(path.most_bps or path.frame_rate_bps)),
         "round_trip_ns": inputs.round_trip_ns,
+        "bound_round_trip_ns": path.least_round_trip_ns,
         "downtime_limit_ns": inputs.downtime_limit_ns,
         "max_bandwidth_bps": inputs.max_bandwidth_bps,
         "device_bytes": inputs.device_bytes,
@@ -136,7 +150,7 @@ def forecast(
     }
     prediction = model.predict(inputs, mode)
     note = "" if prediction is not None else f"there is no model of mode {mode!r}"
-    return Forecast(mode, inputs, prediction, shown, note)
+    return Forecast(mode, inputs, prediction, path, shown, note)
 
 
 def compare(
@@ -151,7 +165,8 @@ def compare(
     """Prediction, lower bound and efficiency of one migration.
 
     The bound takes the pages that turned out: those of the first round that were not zero, and those that were sent
-    while the guest was paused; before there are any (it did not complete) those that were predicted.
+    while the guest was paused; before there are any (it did not complete) those that were predicted. It takes the link
+    as it is shaped, not as it was seen to carry, and none of it for the clients: less than that no engine can need.
 
     :param bytes_sent, transfer_ns, downtime_ns: as measured; None when it did not complete.
     """
@@ -194,7 +209,8 @@ def _bound(made: Forecast, rounds: Sequence[RoundResult], device_bytes: int | No
             pages_once = rounds[0].pages - rounds[0].zero_pages
         still = sum(item.pages - item.zero_pages for item in rounds if item.paused)
     state_bytes = inputs.device_bytes if device_bytes is None else device_bytes
-    least = model.lower_bound(pages_once, still or 0, state_bytes, inputs.goodput_bps, inputs.round_trip_ns)
+    goodput = model.goodput_bps(made.path.most_bps or made.path.frame_rate_bps or 0)
+    least = model.lower_bound(pages_once, still or 0, state_bytes, goodput, made.path.least_round_trip_ns)
     return BoundResult(
         bytes=least.bytes, total_ns=least.total_ns, downtime_ns=None if still is None else least.downtime_ns
     )
