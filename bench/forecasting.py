@@ -13,7 +13,7 @@ from bench.analysis.model import PAGE_BYTES, DirtyCurve
 from bench.clock import NS_PER_MS, Deadline
 from bench.errors import BenchError, HostError
 from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty
-from bench.plan import Plan, neighbours, shortest_path
+from bench.plan import Plan
 from bench.scenario import ClientSpec, Scenario
 from bench.testbed import Testbed, raised
 
@@ -60,20 +60,19 @@ class Forecaster:
         migration = self._scenario.migration
         if self.sample is None:
             return Forecast(migration.mode, None, None, note=self._problem) if self._problem else None
-        switches = set(self._plan.topo.switches())
-        nodes = shortest_path(neighbours(self._plan.topo), source, destination, switches) or []
         return forecast(
             migration.mode,
-            path_of(testbed.links, nodes),
+            path_of(testbed.links, self._plan.path(source, destination)),
             self._curve,
             pages=self.sample.pages,
             zero_pages=self.sample.zero_pages,
             limits={
-                "downtime_limit_ns": migration.downtime_limit,
+                "downtime_limit_ns": _limit_ns(migration.downtime_limit),
                 "max_rounds": migration.max_rounds,
                 "max_time_ns": migration.max_time,
                 "max_bandwidth_bps": migration.max_bandwidth,
             },
+            precopy_rounds=getattr(migration, "precopy_rounds", 1),
             connections=self._connections,
             background_bps=sum(_leaving_bps(client) for client in self._scenario.clients),
             dirty_bytes_per_s=self.sample.rate_bytes_per_s,
@@ -127,6 +126,11 @@ def measure(
 def _leaving_bps(client: ClientSpec) -> int:
     """What a paced download takes of the way out of the guest's host; one without a rate takes what it can get."""
     return client.rate if client.kind == "tcp-download" else 0
+
+
+def _limit_ns(downtime_limit: object) -> int | None:
+    """None for a limit that is no duration: ``min``."""
+    return downtime_limit if isinstance(downtime_limit, int) else None
 
 
 def _guest_socket(testbed: Testbed) -> Path:

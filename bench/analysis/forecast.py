@@ -99,14 +99,16 @@ def forecast(
     *,
     pages: int,
     zero_pages: int,
-    limits: Mapping[str, int],
+    limits: Mapping[str, Any],
     connections: int,
+    precopy_rounds: int = 1,
     background_bps: int = 0,
     dirty_bytes_per_s: int | None = None,
 ) -> Forecast:
     """Predict a migration.
 
-    :param limits: ``downtime_limit_ns``, ``max_rounds``, ``max_time_ns`` and ``max_bandwidth_bps``.
+    :param limits: ``downtime_limit_ns`` (None: as little as possible), ``max_rounds``, ``max_time_ns`` and
+        ``max_bandwidth_bps``.
     :param connections: TCP connections of the guest, each of which adds to device state and pause.
     :param background_bps: what clients take of the link in the migration's direction.
     :param dirty_bytes_per_s: what was measured, to be shown.
@@ -123,6 +125,7 @@ def forecast(
         device_bytes=DEVICE_BYTES + connections * CONNECTION_BYTES,
         fixed_ns=PAUSE_NS + connections * CONNECTION_NS,
         round_ns=ROUND_NS,
+        precopy_rounds=precopy_rounds,
         **{name: limits[name] for name in ("downtime_limit_ns", "max_rounds", "max_time_ns", "max_bandwidth_bps")},
     )
     shown = {

@@ -15,10 +15,11 @@ all. What it sends and what is left to send:
 
     S(1) = Z(M) + (M - zero pages) P       S(i+1) = D(t(i)) P
 
-with the cost of zero pages Z and, in P, of frames. It pauses the guest when (S(i+1) + q) / B <= the downtime limit, or
-when its rounds or its time are used up; before that it goes on sending for a moment (the *door*: a round trip in which
-handshakes finish). While the guest is paused, the rest of S, q and the device state cross, and three half round trips
-(the last page, ready, hand-over), and what stopping, dumping and loading the guest costs:
+with the cost of zero pages Z and, in P, of frames. It pauses the guest when (S(i+1) + q) / B <= the downtime limit (or,
+without one, when a round leaves no less than an earlier one), or when its rounds or its time are used up; before that
+it goes on sending for a moment (the *door*: a round trip in which handshakes finish). While the guest is paused, the
+rest of S, q and the device state cross, and three half round trips (the last page, ready, hand-over), and what
+stopping, dumping and loading the guest costs:
 
     downtime = (S(n) + q + device state) / B + 3/2 round trips + fixed costs
 
@@ -55,6 +56,7 @@ SOCKET_BYTES: Final = 1 << 20
 WORKING_SET_SHARE: Final = 0.8
 WORKING_SET_NS: Final = 100 * NS_PER_MS
 DOOR_NS: Final = 5 * NS_PER_MS
+LEAST_DOWNTIME_NS: Final = NS_PER_MS // 2  # with no limit: less than a switchover costs anyway
 MAX_SIMULATED_ROUNDS: Final = 10_000
 
 
@@ -118,6 +120,8 @@ class Inputs:
 
     :param pages: of guest memory, of which ``zero_pages`` hold nothing at the start.
     :param goodput_bps: what TCP delivers on the link; see :func:`goodput_bps`.
+    :param downtime_limit_ns: None for as little as possible.
+    :param precopy_rounds: of mode ``hybrid``, before it goes over to post-copy.
     :param max_bandwidth_bps: to which the engine paces all but the final copy; 0 is no limit.
     :param device_bytes: the device state.
     :param fixed_ns: what the pause costs beside the link: stopping, dumping, loading and resuming the guest.
@@ -131,7 +135,7 @@ class Inputs:
     curve: DirtyCurve
     goodput_bps: float
     round_trip_ns: int
-    downtime_limit_ns: int
+    downtime_limit_ns: int | None
     max_rounds: int = 30
     max_time_ns: int = 600 * NS_PER_S
     max_bandwidth_bps: int = 0
@@ -140,6 +144,7 @@ class Inputs:
     round_ns: int = 0
     socket_bytes: int = SOCKET_BYTES
     door_ns: int = DOOR_NS
+    precopy_rounds: int = 1
 
     def __post_init__(self) -> None:
         """:raises ValueError: for a link that carries nothing, or more zero pages than pages."""
@@ -244,13 +249,17 @@ def _predict_precopy(inputs: Inputs) -> Prediction:
     sender = _Sender(inputs)
     page_bytes = PAGE_BYTES + PAGE_HEAD_BYTES
     rounds, pending = 1, inputs.first_bytes
+    limit_ns = LEAST_DOWNTIME_NS if inputs.downtime_limit_ns is None else inputs.downtime_limit_ns
+    least = math.inf
     converged = True
     while True:
         took_ns = sender.send(pending, inputs.round_ns)
         pending = inputs.curve.pages_in(took_ns) * page_bytes
         expected_ns = _time_ns(pending + sender.queued_bytes, sender.rate_bps)
-        if expected_ns <= inputs.downtime_limit_ns:
+        remaining = pending + sender.queued_bytes
+        if expected_ns <= limit_ns or (inputs.downtime_limit_ns is None and remaining >= least):
             break
+        least = min(least, remaining)
         if rounds >= min(inputs.max_rounds, MAX_SIMULATED_ROUNDS) or sender.now_ns >= inputs.max_time_ns:
             converged = False
             break
@@ -298,10 +307,26 @@ def _predict_postcopy(inputs: Inputs) -> Prediction:
     )
 
 
+def _predict_hybrid(inputs: Inputs) -> Prediction:
+    sender = _Sender(inputs)
+    page_bytes = PAGE_BYTES + PAGE_HEAD_BYTES
+    pending = inputs.first_bytes
+    for _ in range(inputs.precopy_rounds):
+        pending = inputs.curve.pages_in(sender.send(pending, inputs.round_ns)) * page_bytes
+    sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
+    paused = _pause(inputs, sender, inputs.precopy_rounds, 0)
+    return dataclasses.replace(
+        paused,
+        bytes=paused.bytes + round(pending),
+        total_ns=paused.total_ns + round(_time_ns(pending, inputs.goodput_bps)),
+    )
+
+
 PREDICTORS: Final[Mapping[str, Callable[[Inputs], Prediction]]] = {
     "precopy": _predict_precopy,
     "stop-and-copy": _predict_stop_and_copy,
     "postcopy": _predict_postcopy,
+    "hybrid": _predict_hybrid,
 }
 
 

@@ -40,7 +40,7 @@ def all_inputs(draw):
         curve=curve,
         goodput_bps=draw(st.floats(1e6, 1e11)),
         round_trip_ns=draw(st.integers(0, NS_PER_S // 2)),
-        downtime_limit_ns=draw(st.integers(0, NS_PER_S)),
+        downtime_limit_ns=draw(st.none() | st.integers(0, NS_PER_S)),
         max_rounds=draw(st.integers(1, 50)),
         max_bandwidth_bps=draw(st.sampled_from([0, 10**7, 10**9])),
         device_bytes=draw(st.integers(0, 1 << 20)),
@@ -162,9 +162,19 @@ def test_what_waits_in_the_socket_is_part_of_the_downtime():
     assert deep.downtime_ns > lean.downtime_ns or deep.rounds > lean.rounds
 
 
+def test_without_a_limit_rounds_go_on_as_long_as_they_shrink():
+    dirty = uniform(0.1)
+    limited, least = predict(inputs(curve=dirty)), predict(inputs(curve=dirty, downtime_limit_ns=None))
+    assert least.downtime_ns < limited.downtime_ns
+    assert least.converged
+    assert predict(inputs(curve=uniform(3), downtime_limit_ns=None)).rounds < 30
+
+
 def test_modes_differ_as_they_should():
     common = inputs(curve=uniform(0.1), fixed_ns=NS_PER_MS)
-    precopy, cold, post = (predict(common, mode) for mode in ("precopy", "stop-and-copy", "postcopy"))
+    precopy, cold, post, hybrid = (predict(common, mode) for mode in ("precopy", "stop-and-copy", "postcopy", "hybrid"))
+    assert hybrid.downtime_ns <= precopy.downtime_ns
+    assert post.bytes < hybrid.bytes < 2 * post.bytes
     assert post.downtime_ns < precopy.downtime_ns < cold.downtime_ns
     assert cold.bytes == post.bytes < precopy.bytes
     assert predict(common, "no such mode") is None
