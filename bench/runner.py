@@ -304,6 +304,7 @@ class Runner:
             migration={
                 "mode": migration.mode,
                 "downtime_limit_ns": migration.downtime_limit,
+                "precopy_rounds": migration.precopy_rounds,
                 "max_rounds": migration.max_rounds,
                 "max_time_ns": migration.max_time,
                 "max_bandwidth_bps": migration.max_bandwidth,

@@ -290,4 +290,3 @@ class Pager:
             if index != but:
                 with contextlib.suppress(OSError):  # a process that died waits for nothing
                     fcntl.ioctl(fd, UFFDIO_WAKE, _RANGE.pack(base + first * PAGE_BYTES, count * PAGE_BYTES))
-

@@ -5,10 +5,16 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
 - ``engine.source``: setup_begin, connected, setup_end, round_begin {round}, round_end {round, pages, zero_pages,
   bytes_sent, dirty_pages_after, start_ns, end_ns, paused}, switchover_decided {reason}, pause_begin, paused,
   final_pages_sent, device_state_sent {bytes}, storage_begin, storage_end, handover_sent, handover_confirmed,
-  source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
-  identical, bytes_sent, connections}.
+  source_gone, postcopy_listen {pages}, postcopy_begin, postcopy_end {pages, …}, postcopy_paused {reason, pages_left},
+  postcopy_recovered, postcopy_recover_failed {reason}, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
+  identical, bytes_sent, connections, cost}.
 - ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
-  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, finished {outcome, reason}.
+  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, postcopy_begin {pages},
+  postcopy_complete, postcopy_paused, postcopy_recovered, finished {outcome, reason}.
+
+The ``cost`` of ``finished`` holds ``postcopy`` for a migration that came to it: pages (zero_pages among them),
+pages_pushed, pages_on_demand, pages_requested, duplicates (pages that crossed twice: 0), faults, zero_faults (of pages
+that never held anything), pauses and fault_latency as of :meth:`bench.memory.pager.FaultTimes.to_json`.
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ class Plan:
     :param guest: the guest's ``configure`` dict as it runs at the source.
     :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
     :param address, port: where the destination engine listens; port 0 for a free one.
-    :param migration: downtime_limit_ns, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
+    :param migration: downtime_limit_ns (or "min"), precopy_rounds, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
         and, if wanted, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
         the guest is paused).
     :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
@@ -165,11 +171,24 @@ class Migration:
 
     def cancel(self, deadline: Deadline | None = None) -> bool:
         """Ask for a cancel. :returns: whether it was accepted; False when it is too late or the engine is gone."""
+        return self._ask("cancel", deadline)
+
+    def recover(self, deadline: Deadline | None = None) -> bool:
+        """Have a post-copy whose network failed go on over new connections.
+
+        Whether that worked, the event ``postcopy_recovered`` or ``postcopy_recover_failed`` of the source says; after
+        the latter it can be asked for again.
+
+        :returns: whether it was accepted; False unless the source is in ``postcopy-paused``.
+        """
+        return self._ask("recover", deadline)
+
+    def _ask(self, command: str, deadline: Deadline | None) -> bool:
         source = self._sides.get("source")
         if source is None or not source.open or source.finished is not None:
             return False
         try:
-            reply = source.channel.call("cancel", deadline=deadline or Deadline(START_NS), on_event=self._events.append)
+            reply = source.channel.call(command, deadline=deadline or Deadline(START_NS), on_event=self._events.append)
         except BenchError:
             return False
         return reply.get("accepted") is True
