@@ -31,6 +31,7 @@ from bench.scenario import ClientSpec, Scenario
 from bench.testbed import BRIDGE, Testbed
 from bench.timeline import Event, Timeline
 
+RECOVER_EVERY_NS = NS_PER_S  # a post-copy whose network failed
 POLL_NS = 20 * NS_PER_MS
 RECOVERY_NS = 60 * NS_PER_S
 
@@ -315,6 +316,7 @@ class Runner:
             events_directory=self.directory / "events",
             log_directory=self.directory / "logs",
             tag=str(number),
+            recover_every_ns=RECOVER_EVERY_NS,
         )
 
     # the network seen from the analysis
