@@ -1,5 +1,5 @@
-"""Hybrid: some rounds of pre-copy, then post-copy of what the guest wrote last: few faults, and each page crosses at most
-so often (Sahni and Varma, CCEM 2012).
+"""Hybrid: some rounds of pre-copy, then post-copy of what the guest wrote last: few faults, and a page
+crosses at most once more than there were rounds (Sahni and Varma, CCEM 2012).
 """
 
 from __future__ import annotations

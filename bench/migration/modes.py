@@ -1,8 +1,8 @@
 """The registry of migration modes: how a guest's memory gets to the destination.
 
 A mode decides the order of what :class:`bench.migration.source.Session` offers: rounds, collecting dirty pages, the
-switchover. A new mode is one new file with one class, and one line here. Post-copy has a part at the destination as well
-(:mod:`bench.migration.postcopy_arrival`), which the ADVISE frame starts.
+switchover. A new mode is one new file with one class, and one line here. Post-copy has a part at the destination as
+well (:mod:`bench.migration.postcopy_arrival`), which the ADVISE frame starts.
 """
 
 from __future__ import annotations

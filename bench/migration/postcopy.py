@@ -37,8 +37,8 @@ from bench.migration.wire import Kind
 if TYPE_CHECKING:
     from bench.migration.source import Session
 
-PUSH_NS: Final = NS_PER_MS  # a piece of the push: a fault waits for no more than one
-PUSH_PAGES: Final = 64
+PUSH_NS: Final = NS_PER_MS  # a piece of the push
+PUSH_PAGES: Final = (16, 64)  # and how many pages it has at least and at most
 NEAR_BEFORE: Final = 8  # pages pushed first, around each fault
 NEAR_AFTER: Final = 24
 NEAR_REMEMBERED: Final = 256
@@ -73,12 +73,13 @@ def switch_to_post_copy(session: Session, reason: str, *, everything: bool = Fal
 
 
 class PushWindow:
-    """How much the push may have under way: so much that it fills the link and adds :data:`QUEUE_NS` to its round trip.
+    """How much the push may have under way: so much that it fills the link and at most doubles its round
+    trip (or adds :data:`QUEUE_NS` to a shorter one).
 
     As in TCP Vegas (Brakmo and Peterson, 1995) the queue is known by what the round trip has grown by.
     """
 
-    LEAST: Final = 64 << 10
+    LEAST: Final = 128 << 10
     MOST: Final = 16 << 20
 
     def __init__(self) -> None:
@@ -86,10 +87,10 @@ class PushWindow:
 
     def adapt(self, rtt_ns: int, min_rtt_ns: int) -> int:
         """Once in a while, at most once per round trip. :returns: the window from now on."""
-        grown_ns = rtt_ns - min_rtt_ns
-        if grown_ns > QUEUE_NS:
+        grown_ns, allowed_ns = rtt_ns - min_rtt_ns, max(QUEUE_NS, min_rtt_ns)
+        if grown_ns > allowed_ns:
             self.bytes = max(self.LEAST, self.bytes * 3 // 4)
-        elif grown_ns < QUEUE_NS * 3 // 4:
+        elif grown_ns < allowed_ns * 3 // 4:
             self.bytes = min(self.MOST, self.bytes * 9 // 8)
         return self.bytes
 
@@ -203,7 +204,8 @@ class PageServer:
         rate = (connection.info().acked_bytes - acked_bytes) * 8 * 10**9 // max(1, elapsed_ns)
         if limit_bps:
             rate = min(rate or limit_bps, limit_bps)
-        return chunk_pages(rate if elapsed_ns > PUSH_NS else None, PUSH_NS, wire.PAGE_BYTES, PUSH_PAGES)
+        least, most = PUSH_PAGES
+        return max(least, chunk_pages(rate if elapsed_ns > PUSH_NS else None, PUSH_NS, wire.PAGE_BYTES, most))
 
     def _adapt(self, connection: Connection) -> None:
         now = now_ns()

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from test_migration_guests import MIB, Mover, workload
-from test_migration_guests import mover as mover  # the fixture
+from test_migration_guests import mover  # noqa: F401  the fixture
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.host.lease import Lease
