@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,8 +164,7 @@ def test_a_vcpu_that_waits_dies_with_its_guest():
 
 def _runs(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

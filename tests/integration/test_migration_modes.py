@@ -4,8 +4,7 @@ import json
 import signal
 
 import pytest
-from test_migration_guests import MIB, Mover, workload
-from test_migration_guests import mover  # noqa: F401  the fixture
+from guest_mover import MIB, Mover, moving, workload
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.host.lease import Lease
@@ -22,6 +21,12 @@ MODES = {
 }
 POST_COPY = ("precopy-then-postcopy", "postcopy", "hybrid")
 PAGES = 16 * MIB // 4096
+
+
+@pytest.fixture
+def mover():
+    with moving() as made:
+        yield made
 
 
 def engine_events(mover: Mover, side: str):
