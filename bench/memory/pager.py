@@ -223,8 +223,8 @@ class Pager:
         address = int(rows.__array_interface__["data"][0])
         for first, count in zip(*(part.tolist() for part in runs(pages)), strict=True):
             self._copy(first, address, count)
-            self._arrived(first, count)
             address += count * PAGE_BYTES
+        self._arrived(pages)
 
     def install_zero(self, first: int, count: int) -> None:
         """Make a run of missing pages zero pages. :raises MemoryTrackingError: when the guest is gone."""
@@ -234,17 +234,19 @@ class Pager:
             self._hashes.mark_zero(pages)
         for begin, length in zip(*(part.tolist() for part in runs(pages)), strict=True):
             self._zero(0, begin, length)
-            self._arrived(begin, length)
+        self._arrived(pages)
 
-    def _arrived(self, first: int, count: int) -> None:
-        """After the kernel has them: whoever waits looks again."""
-        self.missing.flags[first : first + count] = False
-        self._left -= count
-        self._wake(first, count, but=0)
+    def _arrived(self, pages: Pages) -> None:
+        """After the kernel has them: whoever is known to wait looks again.
+
+        A fault that was not read yet finds its page not missing any more, and is woken then.
+        """
+        self.missing.flags[pages] = False
+        self._left -= len(pages)
         if self.waiting:
-            at_ns = now_ns()
-            for page in [page for page in self.waiting if first <= page < first + count]:
-                self.times.add(at_ns - self.waiting.pop(page))
+            for page in self.waiting.keys() & set(pages.tolist()):
+                self._wake(page, 1, but=0)
+                self.times.add(now_ns() - self.waiting.pop(page))
 
     def _copy(self, first: int, address: int, count: int) -> None:
         """UFFDIO_COPY through the first region, however often the kernel stops on the way."""

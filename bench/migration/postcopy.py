@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bench.migration.source import Session
 
 PUSH_NS: Final = NS_PER_MS  # a piece of the push
-PUSH_PAGES: Final = (16, 64)  # and how many pages it has at least and at most
+PUSH_PAGES: Final = (32, 64)  # and how many pages it has at least and at most
 NEAR_BEFORE: Final = 8  # pages pushed first, around each fault
 NEAR_AFTER: Final = 24
 NEAR_REMEMBERED: Final = 256
@@ -79,11 +79,11 @@ class PushWindow:
     As in TCP Vegas (Brakmo and Peterson, 1995) the queue is known by what the round trip has grown by.
     """
 
-    LEAST: Final = 128 << 10
+    LEAST: Final = 256 << 10
     MOST: Final = 16 << 20
 
     def __init__(self) -> None:
-        self.bytes = 256 << 10
+        self.bytes = 512 << 10
 
     def adapt(self, rtt_ns: int, min_rtt_ns: int) -> int:
         """Once in a while, at most once per round trip. :returns: the window from now on."""
