@@ -4,7 +4,8 @@ Order: a second connection joins, the destination arms its skeleton (ADVISE, ARM
 the missing pages and the device state cross; the destination takes over. From then on pages cross once each: those
 that the guest waits for, on the connection of their own, at once; all others are pushed on the first connection, those
 around a fault before the rest. One thread serves both, in pieces of about a millisecond of the link, and the push keeps
-the queues on its way short (:class:`PushWindow`), so that a fault does not stand behind it.
+the queues on its way short (:class:`PushWindow`), so that a fault does not stand behind it. The bandwidth limit is the
+push's; what is asked for is sent at once.
 
 When the network fails, the migration pauses (``postcopy-paused``): vCPUs that need a page wait. ``recover`` connects
 anew, the destination says what it still misses, and the push goes on. What dies with a dead host:
