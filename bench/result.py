@@ -26,7 +26,8 @@ class Part(BaseModel):
 
 
 class PhaseResult(Part):
-    """One of the phases: setup, precopy, stop-and-copy, device-state, storage, resume, announce."""
+    """One of the phases: setup, precopy, stop-and-copy, device-state, storage, resume, announce,
+    postcopy (from the resume until the last page)."""
 
     name: str
     start_ns: int

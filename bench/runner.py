@@ -32,6 +32,7 @@ from bench.scenario import ClientSpec, Scenario
 from bench.testbed import BRIDGE, Testbed
 from bench.timeline import Event, Timeline
 
+RECOVER_EVERY_NS = NS_PER_S  # a post-copy whose network failed
 POLL_NS = 20 * NS_PER_MS
 RECOVERY_NS = 60 * NS_PER_S
 
@@ -318,6 +319,7 @@ class Runner:
             migration={
                 "mode": migration.mode,
                 "downtime_limit_ns": migration.downtime_limit,
+                "precopy_rounds": migration.precopy_rounds,
                 "max_rounds": migration.max_rounds,
                 "max_time_ns": migration.max_time,
                 "max_bandwidth_bps": migration.max_bandwidth,
@@ -328,6 +330,7 @@ class Runner:
             events_directory=self.directory / "events",
             log_directory=self.directory / "logs",
             tag=str(number),
+            recover_every_ns=RECOVER_EVERY_NS,
         )
 
     # the network seen from the analysis

@@ -224,18 +224,30 @@ class GuestSpec(Spec):
 
 
 class MigrationSpec(Spec):
-    """How the guest moves. QEMU's names and defaults where it has them."""
+    """How the guest moves. QEMU's names and defaults where it has them.
 
-    mode: Literal["precopy"] = "precopy"
-    downtime_limit: DurationNs = 300_000_000
+    ``downtime_limit`` ``"min"``: go on as long as another round shrinks the rest. ``precopy_rounds``: of mode
+    ``hybrid``, before it goes over to post-copy.
+    """
+
+    mode: Literal["precopy", "stop-and-copy", "postcopy", "hybrid"] = "precopy"
+    downtime_limit: Literal["min"] | DurationNs = 300_000_000
+    precopy_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 30
     max_time: DurationNs = 600 * 10**9
     max_bandwidth: BitRate = 0
-    on_no_convergence: Literal["force", "cancel"] = "force"
+    on_no_convergence: Literal["force", "cancel", "post-copy"] = "force"
     verify: Literal["background", "pause", "off"] = "background"
     port: Annotated[int, Field(ge=1, le=65535)] = 49152
     source: NodeName | None = None
     destination: NodeName | None = None
+
+    @model_validator(mode="after")
+    def _verifiable(self) -> MigrationSpec:
+        post_copy = self.mode in ("postcopy", "hybrid") or self.on_no_convergence == "post-copy"
+        if self.verify == "pause" and post_copy:
+            raise ValueError("verify 'background' or 'off' with post-copy, which sends memory after the pause")
+        return self
 
 
 class AnnounceSpec(Spec):

@@ -10,6 +10,7 @@ device-state    ``final_pages_received``                       ``device_state_lo
 storage         source engine ``storage_begin``                destination engine ``storage_acquired``
 resume          ``storage_acquired``                           guest ``resumed`` (the destination's)
 announce        ``resumed``                                    the last guest ``announce_sent``
+postcopy        ``resumed``, in post-copy                      ``postcopy_complete``: the destination has every page
 ==============  =============================================  =======================================================
 
 Between device-state and storage the source learns that the destination is ready; with ``verify = "pause"`` both sides
@@ -29,6 +30,7 @@ from bench.result import PhaseResult, RoundResult
 from bench.timeline import Event, Timeline
 
 PHASES: Final = ("setup", "precopy", "stop-and-copy", "device-state", "storage", "resume", "announce")
+POST_COPY: Final = "postcopy"  # a phase of post-copy only; the announcements go out meanwhile
 
 _SOURCE: Final = "engine.source"
 _DESTINATION: Final = "engine.destination"
@@ -54,6 +56,9 @@ class _Moments:
         self.storage_begin = self._first("storage_begin", self._source)
         self.storage = self._first("storage_acquired", self._destination)
         self.resumed = self._first("resumed", self._guests, self._destination)
+        self.postcopy_begin = self._first("postcopy_begin", self._destination)
+        self.postcopy_complete = self._first("postcopy_complete", self._destination)
+        self.postcopy_end = self._first("postcopy_end", self._source)
         self.confirmed = self._first("handover_confirmed", self._source)
         self.rolled_back = self._first("rolled_back", self._guests)
         if self.rolled_back is None:
@@ -82,10 +87,11 @@ def migration_phases(timeline: Timeline, window: Window) -> list[PhaseResult]:
         (at.storage_begin, at.storage),
         (at.storage, at.resumed),
         (at.resumed, at.announced),
+        (at.postcopy_begin, at.postcopy_complete),
     )
     stopped = next((moment for moment in (at.rolled_back, at.finished) if moment is not None), window.end_ns)
     phases: list[PhaseResult] = []
-    for number, (name, (start, end)) in enumerate(zip(PHASES, bounds, strict=True)):
+    for number, (name, (start, end)) in enumerate(zip((*PHASES, POST_COPY), bounds, strict=True)):
         if start is None:
             continue
         later = [moment for pair in bounds[number + 1 :] for moment in pair if moment is not None and moment > start]
@@ -113,11 +119,13 @@ def _round(event: Event) -> RoundResult:
 def total_ns(timeline: Timeline, window: Window) -> int | None:
     """From the source engine's first step until the source knew that the guest runs at the destination.
 
-    Comparing the memories in the background and ending the source's guest come after that and are not in it. Of a
-    migration that did not complete: until the engine had given up. None when either was not observed.
+    Comparing the memories in the background and ending the source's guest come after that and are not in it. In
+    post-copy: until the source knew that every page is there. Of a migration that did not complete: until the engine
+    had given up. None when either was not observed.
     """
     at = _Moments(timeline, window)
-    end = at.confirmed if at.confirmed is not None else at.finished
+    confirmed = at.confirmed if at.postcopy_begin is None else at.postcopy_end
+    end = confirmed if confirmed is not None else at.finished
     return None if at.setup_begin is None or end is None else end - at.setup_begin
 
 

@@ -197,6 +197,22 @@ class GuestControl:
     def open_door(self, deadline: Deadline | None = None) -> None:
         self._call("open_door", {}, deadline)
 
+    # post-copy
+
+    def expect_pages(self, deadline: Deadline | None = None) -> list[tuple[int, int]]:
+        """Have a skeleton's processes wait for pages that are not there. Ends with the guest's death when the process
+        that started the guest dies before :meth:`end_expecting`.
+
+        :returns: userfaultfd and address of all memory for each; the descriptors are the caller's.
+        """
+        value = self._call("expect_pages", {"enable": True}, deadline)
+        writers = self._writers(value)
+        return [(fd, writer.base) for fd, writer in zip(self.channel.take_fds(len(writers)), writers, strict=True)]
+
+    def end_expecting(self, deadline: Deadline | None = None) -> None:
+        """Every page is there."""
+        self._call("expect_pages", {"enable": False}, deadline)
+
     # switchover
 
     def pause(self, deadline: Deadline | None = None) -> Paused:

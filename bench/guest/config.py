@@ -28,6 +28,7 @@ class GuestConfig:
     :param mac: in lower case; *address* with its prefix length.
     :param workload: of the vCPUs, see :func:`bench.guest.workload.split`.
     :param skeleton: memory is populated and nothing else; a state will be loaded.
+    :param populate: allocate memory at once; off where pages are to be missing until they come.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
 
@@ -46,6 +47,7 @@ class GuestConfig:
     skeleton: bool
     lease_path: Path
     lease_me: str
+    populate: bool = True
 
     @property
     def ip(self) -> str:
@@ -89,6 +91,7 @@ class GuestConfig:
             skeleton=bool(raw["skeleton"]),
             lease_path=Path(str(lease["path"])),
             lease_me=_name(lease, "me"),
+            populate=bool(raw.get("populate", True)),
         )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -38,9 +39,10 @@ from bench.guest.sockets import Sockets
 from bench.guest.store import Store
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
 from bench.guest.workload import split
-from bench.host.kernel import CLONE_NEWNET, set_sysctls, unshare
+from bench.host.kernel import CLONE_NEWNET, set_parent_death_signal, set_sysctls, unshare
 from bench.host.lease import Lease
 from bench.memory.image import GuestMemory
+from bench.memory.pager import ExpectedPages, expect_pages
 from bench.memory.uffd import WriteTracking, arm_write_tracking
 from bench.timeline import EventWriter
 
@@ -85,6 +87,7 @@ class ProcessGuest:
         self._vcpus: list[Vcpu] = []
         self._tracking: WriteTracking | None = None
         self._tracks: str = ""
+        self._expected: ExpectedPages | None = None
         self._generation = 0
         self._owner = ""
         self._writer: EventWriter | None = None
@@ -107,7 +110,8 @@ class ProcessGuest:
             os.close(namespace)
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
         self._memory = GuestMemory.create(config.memory_bytes, config.name)
-        self._memory.populate()
+        if config.populate:
+            self._memory.populate()
         if not config.skeleton:
             if config.image is not None:
                 self._memory.load_image(config.image)
@@ -115,7 +119,13 @@ class ProcessGuest:
                 self._memory.fill(config.content, config.seed)
             self._open_sockets(Store.format(self._store_region()))
         parameters = split(config.workload, config.memory_bytes, config.store_bytes, config.vcpus)
-        self._vcpus = start_all(self._memory.fd, config.memory_bytes, parameters, deadline=Deadline(_VCPU_START_NS))
+        self._vcpus = start_all(
+            self._memory.fd,
+            config.memory_bytes,
+            parameters,
+            deadline=Deadline(_VCPU_START_NS),
+            populate=config.populate,
+        )
         for vcpu in self._vcpus:
             self._watch(vcpu)
         self.state = State.SKELETON if config.skeleton else State.READY
@@ -167,6 +177,40 @@ class ProcessGuest:
         if method:
             for vcpu in self._vcpus:
                 vcpu.track(False, method, Deadline(_VCPU_NS))
+
+    # post-copy
+
+    def expect_pages(self) -> list[int]:
+        """From now on every writing process waits for pages that are not there. The engine answers for them: when it
+        dies, so does this guest, which could not go on without the pages that it holds.
+
+        :returns: their userfaultfds, in the order of :meth:`writers`; they are the caller's.
+        :raises BenchError: when the kernel cannot; nobody waits then.
+        """
+        self._need(State.SKELETON)
+        self.end_expecting()
+        fds: list[int] = []
+        try:
+            set_parent_death_signal(signal.SIGKILL)
+            self._expected = expect_pages(self.memory.base, self.memory.size_bytes)
+            fds.append(os.dup(self._expected.fd))
+            fds.extend(vcpu.expect(True, Deadline(_VCPU_NS)) for vcpu in self._vcpus)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            self.end_expecting()
+            raise
+        return fds
+
+    def end_expecting(self) -> None:
+        """Every page is there, or none will be missing. Idempotent."""
+        if self._expected is None:
+            return
+        self._expected.end()
+        self._expected = None
+        for vcpu in self._vcpus:
+            vcpu.expect(False, Deadline(_VCPU_NS))
+        set_parent_death_signal(0)
 
     def close_door(self) -> int:
         """:returns: how many handshakes are under way."""

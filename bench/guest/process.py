@@ -40,8 +40,8 @@ _SEND_TIMEOUT_S = 2  # a peer that does not read its answers is cut off
 
 log = logging.getLogger("guest")
 
-Answer = tuple[dict[str, Any], int]
-"""A reply's value, and the descriptor to send with it (it is closed afterwards), -1 for none."""
+Answer = tuple[dict[str, Any], int | list[int]]
+"""A reply's value, and the descriptors to send with it (they are closed afterwards), -1 for none."""
 
 
 class GuestProcess:
@@ -152,20 +152,21 @@ class GuestProcess:
         if not isinstance(command_id, int) or not isinstance(args, dict) or not isinstance(count, int):
             raise GuestError(f"no command: {str(message)[:120]}")
         fds = channel.take_fds(count)
-        answer_fd = -1
+        answers: list[int] = []
         try:
             work = getattr(self, f"_do_{name}", None) if isinstance(name, str) else None
             if work is None:
                 raise GuestError(f"unknown command {str(name)[:40]!r}")
-            value, answer_fd = work(channel, args, fds)
-            channel.send_reply(command_id, value, [answer_fd] if answer_fd >= 0 else [])
+            value, answer = work(channel, args, fds)
+            answers = answer if isinstance(answer, list) else [answer] if answer >= 0 else []
+            channel.send_reply(command_id, value, answers)
         except ChannelClosed:
             raise
         except (BenchError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s: %r", name, error)
             channel.send_error(command_id, error.message if isinstance(error, BenchError) else repr(error))
         finally:
-            for fd in (*fds, *([answer_fd] if answer_fd >= 0 else [])):
+            for fd in (*fds, *answers):
                 os.close(fd)
         self._guest.flush()
 
@@ -196,6 +197,13 @@ class GuestProcess:
         writers = self._guest.track(bool(args["enable"]), str(args["method"]))
         self._tracker = channel if args["enable"] else None
         return {"writers": writers}, -1
+
+    def _do_expect_pages(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        if not args["enable"]:
+            self._guest.end_expecting()
+            return {"writers": self._guest.writers()}, -1
+        fds = self._guest.expect_pages()
+        return {"writers": self._guest.writers()}, fds
 
     def _do_close_door(self, channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         self._doorkeeper = channel

@@ -7,6 +7,7 @@
     run    {} -> {}
     pause  {} -> {registers}            no write happens after this reply until the next run
     track  {enable, method} -> {pid, base}
+    expect {enable} -> {pid, base} + a userfaultfd    touching a page that is not there waits for it from now on
     stats  {} -> {index, running, writes, missed_writes}
     check  {limit} -> {pages, wrong, first_wrong, position}   memory against the last write of each page
     quit   {} -> {}
@@ -33,7 +34,9 @@ from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import BenchError, GuestError
 from bench.guest.workload import Checked, Indices, Parameters, Words, Workload
 from bench.host.channel import Channel, ChannelClosed, Message
+from bench.host.kernel import set_parent_death_signal
 from bench.memory.image import PAGE_BYTES, GuestMemory
+from bench.memory.pager import ExpectedPages, expect_pages
 from bench.memory.uffd import WriteTracking, arm_write_tracking
 
 TICK_NS = NS_PER_MS
@@ -121,6 +124,7 @@ class Vcpu:
         self._writer: Writer | None = None
         self._pacer = Pacer(0)
         self._tracking: WriteTracking | None = None
+        self._expected: ExpectedPages | None = None
         self._running = False
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
@@ -180,6 +184,9 @@ class Vcpu:
             elif name == "quit":
                 self._channel.send_reply(command_id)
                 return False
+            elif name == "expect":
+                value = self._do_expect(args)
+                self._channel.send_reply(command_id, value, [self._expected.fd] if self._expected else [])
             elif name in commands:
                 self._channel.send_reply(command_id, commands[name](args))
             else:
@@ -253,6 +260,18 @@ class Vcpu:
             self._tracking = None
         if args["enable"] and method == "pagemap-scan":  # soft-dirty needs nothing here
             self._tracking = arm_write_tracking(self._memory.base, self._memory.size_bytes)
+        return {"pid": os.getpid(), "base": self._memory.base}
+
+    def _do_expect(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        if self._memory is None:
+            raise GuestError("vCPU: a command before init")
+        if self._expected is not None:
+            self._expected.end()
+            self._expected = None
+        # While it waits for a page it cannot see that its guest is gone.
+        set_parent_death_signal(signal.SIGKILL if args["enable"] else 0)
+        if args["enable"]:
+            self._expected = expect_pages(self._memory.base, self._memory.size_bytes)
         return {"pid": os.getpid(), "base": self._memory.base}
 
     def _do_stats(self, args: Mapping[str, Any]) -> dict[str, Any]:

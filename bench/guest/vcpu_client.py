@@ -91,6 +91,11 @@ class Vcpu:
         value = self.channel.call("track", {"enable": enable, "method": method}, deadline=deadline)
         return int(value["pid"]), int(value["base"])
 
+    def expect(self, enable: bool, deadline: Deadline) -> int:
+        """Switch waiting for missing pages on or off. :returns: its userfaultfd, which is the caller's; -1 if off."""
+        self.channel.call("expect", {"enable": enable}, deadline=deadline)
+        return self.channel.take_fds(1)[0] if enable else -1
+
     def stats(self, deadline: Deadline) -> dict[str, Any]:
         """{index, running, writes, missed_writes}."""
         return self.channel.call("stats", deadline=deadline)
@@ -125,10 +130,12 @@ def start_all(
     registers: Sequence[Registers | None] | None = None,
     deadline: Deadline,
     log: TextIO | int | None = None,
+    populate: bool = True,
 ) -> list[Vcpu]:
     """Paused vCPUs on this memory, started at the same time; all or none.
 
     :param registers: one for each, or None to begin at write 0.
+    :param populate: map all memory at once.
     """
     vcpus: list[Vcpu] = []
     try:
@@ -137,7 +144,12 @@ def start_all(
             vcpus.append(vcpu)
         commands = []
         for vcpu, part, state in zip(vcpus, parameters, registers or [None] * len(vcpus), strict=True):
-            args = {"memory_bytes": memory_bytes, "workload": part.to_json(), "registers": state and dict(state)}
+            args = {
+                "memory_bytes": memory_bytes,
+                "workload": part.to_json(),
+                "registers": state and dict(state),
+                "populate": populate,
+            }
             commands.append(vcpu.channel.post("init", args, fds=[memory_fd]))
         for vcpu, command in zip(vcpus, commands, strict=True):
             value = _reply(vcpu, command, deadline)

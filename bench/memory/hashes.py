@@ -47,6 +47,10 @@ class PageHashes:
         end = len(self.table) if count is None else first + count
         self.table[first:end] = _hash_rows(memory.view(np.uint64)[first:end])
 
+    def put(self, pages: npt.NDArray[np.integer], rows: npt.NDArray[np.uint64]) -> None:
+        """Note what these pages hold: *rows*, shape (pages, 512)."""
+        self.table[pages] = _hash_rows(rows)
+
     def mark_zero(self, pages: npt.NDArray[np.integer]) -> None:
         """Note that these pages were just found or made zero, without reading them again."""
         self.table[pages] = ZERO_PAGE_HASH

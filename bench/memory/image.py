@@ -118,6 +118,16 @@ class GuestMemory:
                 "give the guest less memory or stop other programs",
             ) from error
 
+    def discard(self, first: int, count: int) -> None:
+        """Give pages back to the kernel, from every process's mapping of the memfd (MADV_REMOVE); they read as zeros.
+
+        :raises GuestError: when the kernel refuses.
+        """
+        try:
+            self._map.madvise(mmap.MADV_REMOVE, first * PAGE_BYTES, count * PAGE_BYTES)
+        except OSError as error:
+            raise GuestError(f"{count} pages of guest memory could not be dropped: {error.strerror}") from error
+
     def fill(self, shares: Mapping[str, float], seed: int) -> None:
         """Fill all pages with a mix of kinds; see :func:`bench.memory.content.fill_pages`."""
         content.fill_pages(self.words, shares, seed)

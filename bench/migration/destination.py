@@ -14,10 +14,10 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, MigrationError, WireError
@@ -31,6 +31,7 @@ from bench.migration import storage, wire
 from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of, want
 from bench.migration.modes import MODES
 from bench.migration.pages import PageReceiver
+from bench.migration.postcopy_arrival import PostCopyArrival, new_token
 from bench.migration.transport import LINK_TIMEOUT_NS, Connection, listen
 from bench.migration.wire import Frame, Kind
 
@@ -39,6 +40,10 @@ SILENCE_NS: Final = 120 * NS_PER_S  # between two frames; a dead link is noticed
 GUEST_LISTENS_NS: Final = 20 * NS_PER_S
 LOAD_NS: Final = 60 * NS_PER_S
 STOP_NS: Final = 2 * NS_PER_S
+ROUND_KINDS: Final = (Kind.RUN, Kind.PAGES, Kind.ZERO, Kind.ROUND_END, Kind.FINAL)
+POST_COPY_KINDS: Final = (Kind.ADVISE, Kind.MISSING, Kind.LISTEN)
+
+T = TypeVar("T")
 
 
 class PeerCancelled(Exception):
@@ -93,6 +98,8 @@ class Arrival:
         self._connection: Connection
         self._decoder: wire.Decoder
         self._receiver: PageReceiver
+        self._postcopy: PostCopyArrival | None = None
+        self.token = new_token()
 
     def run(self) -> None:
         """Serve the migration; its outcome is in :attr:`outcome` and :attr:`reason`. Only the end of the runner
@@ -128,7 +135,6 @@ class Arrival:
                 else:
                     accepted = True
         sock, peer = self._listener.accept()
-        self._listener.close()  # one migration: nobody else gets in
         self._connection = Connection(sock, self.place.link_timeout_ns)
         self._stack.callback(self._connection.close)
         self._connection.watch(self._channel.fileno(), self._serve_channel)
@@ -144,6 +150,10 @@ class Arrival:
             raise MigrationError(f"the source migrates by a mode unknown here: {str(hello.fields.get('mode'))[:80]!r}")
         self._verify = str(hello.fields.get("verify", "off"))
         self._announce = want(hello.fields, "announce", dict, "HELLO")
+        postcopy = hello.fields.get("postcopy", "never")
+        if postcopy == "never":
+            self._listener.close()  # one migration, one connection: nobody else gets in
+        populate = postcopy != "at-once"
         place = self.place
         self._process = spawn(
             guest_command(place.guest_socket, place.guest_events, place.guest_log),
@@ -166,17 +176,19 @@ class Arrival:
             "lease": {"path": place.lease_path, "me": place.host},
             "image": None,
             "skeleton": True,
+            "populate": populate,
         }
         self._guest.configure(config)
         memory = self._guest.memory()
         self._memory = GuestMemory.from_fd(memory.fd, memory_bytes)
         self._stack.callback(self._memory.close)
-        self._memory.populate()  # maps it here before the first page arrives
+        if populate:
+            self._memory.populate()  # maps it here before the first page arrives
         self._hashes = PageHashes(self._memory.page_count) if self._verify == "background" else None
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes)
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
-        self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
+        self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes, "token": self.token}))
 
     # memory and device state
 
@@ -184,8 +196,11 @@ class Arrival:
         """Rounds until the final one has ended, then the device state; READY tells the source."""
         final = False
         while True:
-            frame = self._expect(Kind.RUN, Kind.PAGES, Kind.ZERO, Kind.ROUND_END, Kind.FINAL)
-            if frame.kind is Kind.FINAL:
+            frame = self._expect(*ROUND_KINDS, *(POST_COPY_KINDS if not final else ()))
+            if frame.kind in POST_COPY_KINDS:
+                if self._prepare_post_copy(frame):
+                    break
+            elif frame.kind is Kind.FINAL:
                 if final:
                     raise WireError("a second FINAL frame")
                 final = True
@@ -202,6 +217,22 @@ class Arrival:
             ready["digest"] = self._digest()
         self._connection.send(wire.encode_json(Kind.READY, ready))
 
+    def _prepare_post_copy(self, frame: Frame) -> bool:
+        """:returns: True when the guest is paused and the missing pages are known."""
+        if frame.kind is Kind.ADVISE:
+            if self._postcopy is not None or self._listener.fileno() < 0:
+                raise WireError("an ADVISE frame where none is due")
+            self._postcopy = PostCopyArrival(self)
+            self._postcopy.arm()
+            return False
+        if self._postcopy is None:
+            raise WireError(f"{frame.kind.name} frame before ADVISE")
+        if frame.kind is Kind.MISSING:
+            self._postcopy.miss(frame)
+            return False
+        self._postcopy.listen(frame)
+        return True
+
     def _load(self, frame: Frame) -> None:
         """The device state: from the stream into a memfd, from there into the skeleton."""
         size = frame.value
@@ -212,7 +243,8 @@ class Arrival:
                 with mmap.mmap(fd, size) as blob, memoryview(blob) as view:
                     self._connection.read_into(view)
             self.report("device_state_received", bytes=size)
-            self._connections = self._guest.load(fd, Deadline(LOAD_NS))
+            beside = _at_once if self._postcopy is None else self._postcopy.beside
+            self._connections = beside(lambda: self._guest.load(fd, Deadline(LOAD_NS)))
         finally:
             os.close(fd)
         self.report("device_state_loaded", connections=self._connections)
@@ -230,7 +262,8 @@ class Arrival:
         owner = want(handover.fields, "owner", str, "HANDOVER")
         generation = want(handover.fields, "generation", int, "HANDOVER")
         storage.acquire(self.report)
-        taken = self._guest.take(self._announce, owner, generation)
+        beside = _at_once if self._postcopy is None else self._postcopy.take_beside
+        taken = beside(lambda: self._guest.take(self._announce, owner, generation))
         if not taken.taken:
             reason = f"the lease belongs to {taken.owner!r} in another generation"
             self._connection.send(wire.encode_json(Kind.REFUSED, {"reason": reason}))
@@ -239,12 +272,53 @@ class Arrival:
         self.report("ownership_taken", taken.ownership_ns)
         self.report("resumed", taken.resumed_ns)
         self.report("port_wired", taken.port_wired_ns)
+        if self._postcopy is not None:
+            self._postcopy.run(taken.resumed_ns)
+            return
         try:
             self._connection.send(wire.encode_json(Kind.TAKEN, {"resumed_ns": taken.resumed_ns}))
             if self._verify == "background":
                 self._connection.send(wire.encode_json(Kind.DIGEST, {"digest": self._digest()}))
         except MigrationError as error:  # the guest runs here all the same; the source learns it from the lease
             self.reason = f"the source could not be told: {reason_of(error)}"
+
+    # what post-copy uses
+
+    @property
+    def listener(self) -> socket.socket:
+        return self._listener
+
+    @property
+    def stack(self) -> contextlib.ExitStack:
+        return self._stack
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    def use_connection(self, connection: Connection) -> None:
+        """Go on over another one."""
+        self._connection = connection
+
+    @property
+    def guest(self) -> GuestControl:
+        return self._guest
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self._memory
+
+    @property
+    def hashes(self) -> PageHashes | None:
+        return self._hashes
+
+    @property
+    def channel_fd(self) -> int:
+        return self._channel.fileno()
+
+    def serve_channel(self) -> None:
+        """The runner's channel is readable. :raises RunnerGone: when it has ended."""
+        self._serve_channel()
 
     # ends
 
@@ -293,6 +367,10 @@ class Arrival:
                 self._channel.send_error(int(message.get("id", 0)), "this engine serves one migration")
         except ChannelClosed as error:
             raise RunnerGone from error
+
+
+def _at_once(work: Callable[[], T]) -> T:
+    return work()
 
 
 class DestinationEngine(Engine):

@@ -5,10 +5,17 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
 - ``engine.source``: setup_begin, connected, setup_end, round_begin {round}, round_end {round, pages, zero_pages,
   bytes_sent, dirty_pages_after, start_ns, end_ns, paused}, switchover_decided {reason}, pause_begin, paused,
   final_pages_sent, device_state_sent {bytes}, storage_begin, storage_end, handover_sent, handover_confirmed,
+  postcopy_listen {pages}, postcopy_begin {pages}, postcopy_paused {reason, pages_left},
+  postcopy_recovered {pages_left}, postcopy_recover_failed {reason}, postcopy_end {the counts of ``cost``},
   source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
-  identical, bytes_sent, connections}.
+  identical, bytes_sent, connections, cost}.
 - ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
-  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, finished {outcome, reason}.
+  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, postcopy_begin {pages},
+  postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left}, postcopy_complete, finished {outcome, reason}.
+
+The ``cost`` of ``finished`` holds ``postcopy`` for a migration that came to it: pages (zero_pages among them),
+pages_pushed, pages_on_demand, pages_requested, duplicates (pages that crossed twice: 0), faults, zero_faults (of pages
+that never held anything), pauses and fault_latency as of :meth:`bench.memory.pager.FaultTimes.to_json`.
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ START_NS: Final = 20 * NS_PER_S
 WAIT_NS: Final = 3600 * NS_PER_S
 SETTLE_NS: Final = 5 * NS_PER_S  # for the other engine to end after the first did
 STOP_NS: Final = 2 * NS_PER_S
+RECOVER_NS: Final = 60 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +50,13 @@ class Plan:
     :param guest: the guest's ``configure`` dict as it runs at the source.
     :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
     :param address, port: where the destination engine listens; port 0 for a free one.
-    :param migration: downtime_limit_ns, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
-        and, if wanted, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
-        the guest is paused).
+    :param migration: downtime_limit_ns (or "min"), max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence,
+        verify, mode, precopy_rounds (of mode hybrid) and, if wanted, link_timeout_ns (nothing gets through) and
+        answer_timeout_ns (the destination says nothing while the guest is paused).
     :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
+    :param recover_every_ns: how often a post-copy whose network failed is told to recover; 0: only by
+        :meth:`Migration.recover`.
+    :param recover_for_ns: after which time it counts as failed, with its guest lost.
     :param tag: part of the engines' file names, unique within the run.
     """
 
@@ -67,6 +78,8 @@ class Plan:
     events_directory: Path
     log_directory: Path
     tag: str = "1"
+    recover_every_ns: int = 0
+    recover_for_ns: int = RECOVER_NS
 
 
 class _Side:
@@ -101,6 +114,49 @@ class _Side:
         self.process.stop(Deadline(STOP_NS))
 
 
+class PostCopyWatch:
+    """What the events say of a migration's post-copy, and when it is to recover.
+
+    :ivar incomplete: the destination may run the guest, and has not got all its pages.
+    """
+
+    def __init__(self, every_ns: int, for_ns: int) -> None:
+        self.incomplete = False
+        self._every_ns = every_ns
+        self._for_ns = for_ns
+        self._paused: Deadline | None = None  # when to give up
+        self._next: Deadline | None = None
+
+    def note(self, event: Event) -> None:
+        if event.name == "postcopy_listen":
+            self.incomplete = True
+        elif event.name == "postcopy_complete":
+            self.incomplete = False
+        elif event.source == "engine.source" and self._every_ns:
+            if event.name == "postcopy_paused":
+                self._paused, self._next = Deadline(self._for_ns), Deadline(0)
+            elif event.name == "postcopy_recover_failed":
+                self._next = Deadline(self._every_ns)
+            elif event.name == "postcopy_recovered":
+                self._paused = self._next = None
+
+    @property
+    def given_up(self) -> bool:
+        return self._paused is not None and self._paused.expired
+
+    def recover_due(self) -> bool:
+        """True once each time."""
+        if self._next is None or not self._next.expired:
+            return False
+        self._next = None
+        return True
+
+    def wait_s(self) -> float:
+        """How long nothing is due."""
+        due = [item.remaining_s for item in (self._paused, self._next) if item is not None]
+        return min(due, default=WAIT_NS / NS_PER_S)
+
+
 class Migration:
     """One migration from start to outcome. Use as a context, or call :meth:`stop`; both are idempotent."""
 
@@ -108,6 +164,7 @@ class Migration:
         self.plan = plan
         self._sides: dict[str, _Side] = {}
         self._settle: Deadline | None = None
+        self._post_copy = PostCopyWatch(plan.recover_every_ns, plan.recover_for_ns)
         self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
 
     def __enter__(self) -> Migration:
@@ -165,11 +222,24 @@ class Migration:
 
     def cancel(self, deadline: Deadline | None = None) -> bool:
         """Ask for a cancel. :returns: whether it was accepted; False when it is too late or the engine is gone."""
+        return self._ask("cancel", deadline)
+
+    def recover(self, deadline: Deadline | None = None) -> bool:
+        """Have a post-copy whose network failed go on over new connections.
+
+        Whether that worked, the event ``postcopy_recovered`` or ``postcopy_recover_failed`` of the source says; after
+        the latter it can be asked for again.
+
+        :returns: whether it was accepted; False unless the source is in ``postcopy-paused``.
+        """
+        return self._ask("recover", deadline)
+
+    def _ask(self, command: str, deadline: Deadline | None) -> bool:
         source = self._sides.get("source")
         if source is None or not source.open or source.finished is not None:
             return False
         try:
-            reply = source.channel.call("cancel", deadline=deadline or Deadline(START_NS), on_event=self._events.append)
+            reply = source.channel.call(command, deadline=deadline or Deadline(START_NS), on_event=self._events.append)
         except BenchError:
             return False
         return reply.get("accepted") is True
@@ -194,7 +264,10 @@ class Migration:
                 self._read()
             if source.done and destination.done:
                 break
-            if source.done and self._settle is None:
+            if self._post_copy.recover_due() and not self._events:
+                self.recover()
+            lost = self._post_copy.given_up or (self._post_copy.incomplete and not destination.open)
+            if (source.done or lost) and self._settle is None:
                 self._settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
             settle = self._settle
             if settle is not None and settle.expired:
@@ -204,7 +277,7 @@ class Migration:
             limit = deadline if settle is None else min((deadline, settle), key=lambda item: item.at_ns)
             waited_for = [side.channel for side in (source, destination) if not side.done]
             if waited_for and not self._events:
-                select.select(waited_for, [], [], limit.remaining_s)
+                select.select(waited_for, [], [], min(limit.remaining_s, self._post_copy.wait_s()))
         return self._outcome(source, destination)
 
     def pids(self) -> dict[str, int]:
@@ -219,6 +292,7 @@ class Migration:
     # events
 
     def _note(self, event: Event) -> None:
+        self._post_copy.note(event)
         if event.name == "finished":
             for side in self._sides.values():
                 if event.source == f"engine.{side.name}":
@@ -245,10 +319,15 @@ class Migration:
     def _outcome(self, source: _Side, destination: _Side) -> dict[str, Any]:
         if source.finished is not None:
             return dict(source.finished)
-        status = source.process.wait(Deadline(STOP_NS))
-        died = f"the source engine died ({describe_status(status)})"
+        if source.open:
+            died = "the destination engine died" if not destination.open else "the network did not come back"
+        else:
+            died = f"the source engine died ({describe_status(source.process.wait(Deadline(STOP_NS)))})"
         owner = Lease(self.plan.lease_path).read().owner
         completed = owner == self.plan.destination_host
+        if completed and self._post_copy.incomplete:
+            completed = False
+            died += " in post-copy: the guest is lost"
         if destination.finished is not None and destination.finished.get("reason"):
             died += f"; destination: {destination.finished['reason']}"
         return {
@@ -259,4 +338,5 @@ class Migration:
             "identical": None,
             "bytes_sent": 0,
             "connections": 0,
+            "cost": {},
         }

@@ -1,8 +1,8 @@
 """The registry of migration modes: how a guest's memory gets to the destination.
 
 A mode decides the order of what :class:`bench.migration.source.Session` offers: rounds, collecting dirty pages, the
-switchover. A new mode is one new file with one class, and one line here. (Stop-and-copy is a switchover at once;
-post-copy and hybrid modes will also need a part at the destination, chosen by the ``mode`` of the HELLO frame.)
+switchover. A new mode is one new file with one class, and one line here. Post-copy has a part at the destination as
+well (:mod:`bench.migration.postcopy_arrival`), which the ADVISE frame starts.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ class Mode(Protocol):
 
 MODES: Final[Mapping[str, str]] = {
     "precopy": "bench.migration.precopy:PreCopy",
+    "stop-and-copy": "bench.migration.stopandcopy:StopAndCopy",
+    "postcopy": "bench.migration.postcopy:PostCopy",
+    "hybrid": "bench.migration.hybrid:Hybrid",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bench.clock import NS_PER_S
@@ -13,6 +13,7 @@ from bench.migration.policy import Limits
 from bench.migration.states import State
 from bench.migration.transport import LINK_TIMEOUT_NS
 
+POST_COPY_MODES: Final = ("postcopy", "hybrid")
 ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing: the guest stands still meanwhile
 
 
@@ -27,9 +28,17 @@ class Order:
     limits: Limits
     verify: str
     mode: str
+    precopy_rounds: int
     announce: Mapping[str, Any]
     link_timeout_ns: int
     answer_timeout_ns: int
+
+    @property
+    def post_copy(self) -> str:
+        """``at-once``, ``later`` (perhaps) or ``never``: what the destination prepares for."""
+        if self.mode == "postcopy":
+            return "at-once"
+        return "later" if self.mode in POST_COPY_MODES or self.limits.on_no_convergence == "post-copy" else "never"
 
     @classmethod
     def from_json(cls, args: Mapping[str, Any]) -> Order:
@@ -38,8 +47,14 @@ class Order:
         verify = migration.get("verify", "background")
         if verify not in ("background", "pause", "off"):
             raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
-        if migration.get("on_no_convergence", "force") not in ("force", "cancel"):
-            raise MigrationError("migrate: on_no_convergence must be force or cancel")
+        mode, otherwise = migration.get("mode", "precopy"), migration.get("on_no_convergence", "force")
+        if otherwise not in ("force", "cancel", "post-copy"):
+            raise MigrationError("migrate: on_no_convergence must be force, cancel or post-copy")
+        if verify == "pause" and (mode in POST_COPY_MODES or otherwise == "post-copy"):
+            raise MigrationError(
+                "migrate: verify 'pause' compares whole memories at the pause, when post-copy has not sent them",
+                'use verify = "background"',
+            )
         where = "migrate: migration"
         return cls(
             guest_socket=want(args, "guest_socket", str, "migrate"),
@@ -47,14 +62,17 @@ class Order:
             address=want(args, "address", str, "migrate"),
             port=want(args, "port", int, "migrate"),
             limits=Limits(
-                downtime_limit_ns=want(migration, "downtime_limit_ns", int, where),
+                downtime_limit_ns=None
+                if migration.get("downtime_limit_ns") == "min"
+                else want(migration, "downtime_limit_ns", int, where),
                 max_rounds=want(migration, "max_rounds", int, where),
                 max_time_ns=want(migration, "max_time_ns", int, where),
                 max_bandwidth_bps=want(migration, "max_bandwidth_bps", int, where),
-                on_no_convergence=migration.get("on_no_convergence", "force"),
+                on_no_convergence=otherwise,
             ),
             verify=verify,
-            mode=migration.get("mode", "precopy"),
+            mode=mode,
+            precopy_rounds=migration.get("precopy_rounds", 1),
             announce=want(args, "announce", dict, "migrate"),
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
@@ -71,6 +89,7 @@ class Outcome:
     digest_destination: str | None = None
     bytes_sent: int = 0
     connections: int = 0
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         both = self.digest_source is not None and self.digest_destination is not None
@@ -82,4 +101,5 @@ class Outcome:
             "identical": self.digest_source == self.digest_destination if both else None,
             "bytes_sent": self.bytes_sent,
             "connections": self.connections,
+            "cost": self.cost,
         }

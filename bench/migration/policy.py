@@ -3,6 +3,7 @@
 The rule is QEMU's (migration/migration.c): the switchover is right when what is left can be sent within the downtime
 limit at the measured bandwidth, ``remaining < bandwidth x downtime_limit``. QEMU itself goes on for ever when that
 never comes true; ``max_rounds`` and ``max_time_ns`` bound it here, and ``on_no_convergence`` says what happens then.
+With the limit ``min`` the switchover is right as soon as a round leaves no less than an earlier one did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, Literal
 
 from bench.clock import NS_PER_MS, NS_PER_S
 
+LEAST_DOWNTIME_NS: Final = NS_PER_MS // 2  # with "min": less than a switchover costs anyway
 WINDOW_NS: Final = 50 * NS_PER_MS  # a bandwidth sample of this length forgets everything before it
 
 
@@ -22,17 +24,20 @@ class Action(enum.Enum):
     ROUND = "round"
     SWITCHOVER = "switchover"
     CANCEL = "cancel"
+    POST_COPY = "post-copy"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the scenario allows. ``max_bandwidth_bps`` 0: unlimited."""
+    """What the scenario allows. ``downtime_limit_ns`` None: as little as possible ("min"); ``max_bandwidth_bps`` 0:
+    unlimited.
+    """
 
-    downtime_limit_ns: int
+    downtime_limit_ns: int | None
     max_rounds: int
     max_time_ns: int
     max_bandwidth_bps: int = 0
-    on_no_convergence: Literal["force", "cancel"] = "force"
+    on_no_convergence: Literal["force", "cancel", "post-copy"] = "force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,14 @@ class Progress:
     :param bandwidth_bps: goodput as measured, ``None`` while nothing has been sent.
     :param rounds: rounds done.
     :param elapsed_ns: since the first round began.
+    :param least_bytes: the least that any round before left; ``None`` after the first one.
     """
 
     remaining_bytes: int
     bandwidth_bps: int | None
     rounds: int
     elapsed_ns: int
+    least_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,16 @@ def expected_downtime_ns(remaining_bytes: int, bandwidth_bps: int | None) -> int
 def next_step(progress: Progress, limits: Limits) -> Step:
     """Decide after a round."""
     expected_ns = expected_downtime_ns(progress.remaining_bytes, progress.bandwidth_bps)
-    if expected_ns is not None and expected_ns <= limits.downtime_limit_ns:
+    limit_ns = LEAST_DOWNTIME_NS if limits.downtime_limit_ns is None else limits.downtime_limit_ns
+    if expected_ns is not None and expected_ns <= limit_ns:
         return Step(
             Action.SWITCHOVER,
             f"{progress.remaining_bytes} bytes remain: {expected_ns / NS_PER_MS:.1f} ms expected, "
-            f"limit {limits.downtime_limit_ns / NS_PER_MS:g} ms",
+            f"limit {limit_ns / NS_PER_MS:g} ms",
         )
+    least = progress.least_bytes
+    if limits.downtime_limit_ns is None and least is not None and progress.remaining_bytes >= least:
+        return Step(Action.SWITCHOVER, f"{progress.remaining_bytes} bytes remain: another round would not leave less")
     if progress.rounds >= limits.max_rounds:
         given_up = f"no convergence after {progress.rounds} rounds"
     elif progress.elapsed_ns >= limits.max_time_ns:
@@ -86,6 +97,8 @@ def next_step(progress: Progress, limits: Limits) -> Step:
     given_up += f": {progress.remaining_bytes} bytes remain"
     if limits.on_no_convergence == "cancel":
         return Step(Action.CANCEL, given_up)
+    if limits.on_no_convergence == "post-copy":
+        return Step(Action.POST_COPY, given_up)
     return Step(Action.SWITCHOVER, f"forced, {given_up}")
 
 

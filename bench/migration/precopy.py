@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.migration.policy import Action
+from bench.migration.postcopy import switch_to_post_copy
 
 if TYPE_CHECKING:
     from bench.migration.source import Session
@@ -24,6 +25,9 @@ class PreCopy:
             step = session.decide()
             if step.action is Action.CANCEL:
                 session.cancel(step.reason)
+            if step.action is Action.POST_COPY:
+                switch_to_post_copy(session, step.reason)
+                return
             if step.action is Action.SWITCHOVER:
                 break
         session.approach_pause(step.reason)

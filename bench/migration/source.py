@@ -1,13 +1,15 @@
 """The source engine: ``python -m bench.migration.source --channel-fd N --events FILE --log FILE``.
 
-Commands: ``migrate`` (once) and ``cancel``; see :class:`bench.migration.order.Order` for the arguments. The events it
-sends, and what ``finished`` says, are listed in :mod:`bench.migration.driver`.
+Commands: ``migrate`` (once), ``cancel`` and ``recover`` (a post-copy whose network failed); see
+:class:`bench.migration.order.Order` for the arguments. The events it sends, and what ``finished`` says, are listed in
+:mod:`bench.migration.driver`.
 
 Who runs the guest, step by step: until the pause the source's guest does. From the pause on nobody does, and the lease
 still names the source. The destination's ``take`` moves the lease: **that is the ownership point.** Whatever fails
 before it, here or there, ends in ``resume`` at the source, which first claims the lease itself, so that a ``take`` that
 comes late fails. When that claim fails, the destination was faster: the migration is complete although its confirmation
-was lost.
+was lost. In post-copy the source's guest then stays as it is, paused, until all its pages are there
+(:mod:`bench.migration.postcopy`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import mmap
 import os
 import select
 import sys
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
@@ -57,6 +60,10 @@ class Session:
     """One migration as its source sees it: what modes are written with.
 
     :ivar pending: pages that the destination does not have yet, as far as known.
+    :ivar token: what further connections of this migration show.
+    :ivar recover_wanted: the runner asked for it; only in ``postcopy-paused``.
+    :ivar serve_pages: set once the destination could run the guest without all its pages: what to do, and with which
+        reason, when it owns the guest and this side learns of it late.
     """
 
     def __init__(self, order: Order, channel: Channel, report: Reporter) -> None:
@@ -65,6 +72,9 @@ class Session:
         self.states = StateMachine()
         self.outcome = Outcome(State.FAILED)
         self.cancel_reason = ""
+        self.token = ""
+        self.recover_wanted = False
+        self.serve_pages: Callable[[str], None] | None = None
         self._channel = channel
         self._stack = contextlib.ExitStack()
         self._estimate = policy.BandwidthEstimate()
@@ -72,6 +82,8 @@ class Session:
         self._began_ns = 0
         self._progress_ns = 0
         self._handed_over = False
+        self._least_bytes: int | None = None
+        self._bytes_elsewhere = 0
         self._tracking = False
         self.pending: DirtyBitmap
         self._guest: GuestControl
@@ -97,7 +109,7 @@ class Session:
             except (BenchError, OSError) as error:
                 self._failed(error)
             if hasattr(self, "_connection"):
-                self.outcome.bytes_sent = self._connection.sent_bytes
+                self.outcome.bytes_sent = self.bytes_sent
         return self.outcome
 
     def _set_up(self) -> None:
@@ -120,9 +132,10 @@ class Session:
             "announce": order.announce,
             "verify": order.verify,
             "mode": order.mode,
+            "postcopy": order.post_copy,
         }
         self._connection.send(wire.encode_json(Kind.HELLO, hello))
-        self._await(Kind.SKELETON, SKELETON_NS)
+        self.token = _text(self._await(Kind.SKELETON, SKELETON_NS), "token")
         method = probe()
         writers = self._guest.track(True, method)
         self._tracking = True
@@ -145,7 +158,9 @@ class Session:
         bandwidth_bps = self._estimate.bps
         if not len(self.pending):
             remaining = 0 if bandwidth_bps is None else remaining
-        return policy.next_step(Progress(remaining, bandwidth_bps, self._rounds, elapsed_ns), self.order.limits)
+        progress = Progress(remaining, bandwidth_bps, self._rounds, elapsed_ns, self._least_bytes)
+        self._least_bytes = min(remaining, remaining if self._least_bytes is None else self._least_bytes)
+        return policy.next_step(progress, self.order.limits)
 
     def cancel(self, reason: str) -> NoReturn:
         """:raises Cancelled: always."""
@@ -167,8 +182,22 @@ class Session:
         self._connection.wait(0, until, "handshakes of the guest's clients")
         self._check_cancel()
 
-    def switch_over(self) -> None:
-        """Pause the guest, send the rest and the device state, hand over; returns when the destination runs it."""
+    def switch_over(self, *, paced: bool = False) -> None:
+        """Pause the guest, send the rest and the device state, hand over; returns when the destination runs it.
+
+        :param paced: keep to the bandwidth limit; as in QEMU, it is not for the final copy.
+        """
+        paused = self.pause_guest()
+        if not paced:
+            self._sender.pacer = Pacer(0)
+        self._round(paused=True, until=None)
+        self.send_device_state(paused)
+        if self.order.verify == "pause":
+            self.outcome.digest_source = self._digest()
+        self.hand_over(paused)
+
+    def pause_guest(self) -> Paused:
+        """From here on the guest stands still, until the handover or a roll-back."""
         self.states.enter(State.DEVICE)
         self._connection.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
         paused = self._guest.pause()
@@ -176,11 +205,10 @@ class Session:
         self.report("pause_begin", paused.times.get("pause_begin_ns"))
         self.report("paused", paused.times.get("vcpus_stopped_ns"), connections=paused.connections)
         self.outcome.connections = paused.connections
-        self._sender.pacer = Pacer(0)  # as in QEMU, the bandwidth limit is not for the final copy
-        self._round(paused=True, until=None)
-        self._send_device_state(paused)
-        if self.order.verify == "pause":
-            self.outcome.digest_source = self._digest()
+        return paused
+
+    def hand_over(self, paused: Paused) -> None:
+        """Wait until the destination is ready, then have it take the guest over; returns when it runs there."""
         ready = self._await(Kind.READY, self.order.answer_timeout_ns)
         if self.order.verify == "pause":
             self.outcome.digest_destination = _text(ready, "digest")
@@ -196,6 +224,59 @@ class Session:
             raise MigrationError(f"the destination could not take the guest over: {_text(answer, 'reason')}")
         self.report("handover_confirmed")
 
+    # what post-copy uses beside that
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self._memory
+
+    @property
+    def rounds(self) -> int:
+        """Rounds done."""
+        return self._rounds
+
+    @property
+    def bytes_sent(self) -> int:
+        """On all connections of this migration."""
+        return self._connection.sent_bytes + self._bytes_elsewhere
+
+    def collect(self) -> None:
+        """Add to :attr:`pending` what the guest wrote since the last collect."""
+        assert self._tracker is not None
+        self._tracker.collect(self.pending)
+
+    def receive(self, kind: Kind, *others: Kind) -> Frame:
+        """The next frame of the destination; see :meth:`_await`."""
+        return self._await(kind, self.order.answer_timeout_ns, *others)
+
+    def connect(self, role: str) -> Connection:
+        """A further connection to the destination. :raises PeerLost: when nobody answers there."""
+        order = self.order
+        connection = Connection.connect(order.address, order.port, Deadline(CONNECT_NS), order.link_timeout_ns)
+        self._stack.callback(connection.close)
+        connection.send(wire.encode_json(Kind.JOIN, {"token": self.token, "role": role}))
+        return connection
+
+    def replace_connection(self, connection: Connection) -> None:
+        """Go on over another one."""
+        self.count_bytes(self._connection)
+        self._connection = connection
+        self._connection.watch(self._channel.fileno(), self._serve_channel)
+        self._decoder = wire.Decoder(self._connection, wire.TO_SOURCE, self._memory.page_count)
+
+    def count_bytes(self, connection: Connection) -> None:
+        """A connection beside the first one is done with: keep what it sent in :attr:`bytes_sent`."""
+        self._bytes_elsewhere += connection.sent_bytes
+
+    def wait_for_command(self) -> None:
+        """Serve the runner's next command. :raises RunnerGone: when there will be none."""
+        select.select([self._channel], [], [])
+        self._serve_channel()
+
     # rounds
 
     def _round(self, *, paused: bool, until: Deadline | None) -> None:
@@ -206,7 +287,7 @@ class Session:
         self._rounds += 1
         begin_ns = now_ns()
         if paused:
-            self._collect()
+            self.collect()
             self._connection.send(wire.encode_final(self._rounds))
         else:
             self.report("round_begin", begin_ns, round=self._rounds)
@@ -219,7 +300,7 @@ class Session:
             self._connection.check()
             if not paused:
                 self._check_cancel()
-                self._tell_progress(begin_ns, sent, len(pages))
+            self.tell_progress(self._rounds, begin_ns, sent, len(pages))
         self.pending.set_pages(pages[sent.pages :])
         sent.sent_bytes += self._connection.send(wire.encode_round_end(self._rounds, sent.pages))
         if paused:
@@ -227,7 +308,7 @@ class Session:
         self._account(acked_bytes, begin_ns)
         queued_bytes = self._connection.info().queued_bytes
         if not paused:
-            self._collect()
+            self.collect()
         self.report(
             "round_end",
             round=self._rounds,
@@ -241,10 +322,6 @@ class Session:
             bandwidth_bps=self._estimate.bps,
             queued_bytes=queued_bytes,
         )
-
-    def _collect(self) -> None:
-        assert self._tracker is not None
-        self._tracker.collect(self.pending)
 
     def _account(self, acked_bytes: int, begin_ns: int) -> None:
         """Feed the bandwidth estimate with what was delivered since the round began.
@@ -268,22 +345,23 @@ class Session:
             return None
         return max(1, self._connection.sent_bytes * 8 * NS_PER_S // elapsed_ns)
 
-    def _tell_progress(self, begin_ns: int, sent: Sent, pages: int) -> None:
+    def tell_progress(self, number: int, begin_ns: int, sent: Sent, pages: int) -> None:
+        """Now and then: how far round *number* is, of which *pages* were to be sent."""
         now = now_ns()
         if now - self._progress_ns < PROGRESS_NS:
             return
         self._progress_ns = now
         self.report.progress(
             "round_progress",
-            round=self._rounds,
+            round=number,
             pages_left=pages - sent.pages,
-            bytes_sent=self._connection.sent_bytes,
+            bytes_sent=self.bytes_sent,
             rate_bps=sent.sent_bytes * 8 * NS_PER_S // max(1, now - begin_ns),
         )
 
     # the peer
 
-    def _send_device_state(self, paused: Paused) -> None:
+    def send_device_state(self, paused: Paused) -> None:
         self._connection.send(wire.encode_device(paused.device_bytes))
         if paused.device_bytes:
             with mmap.mmap(paused.fd, paused.device_bytes, prot=mmap.PROT_READ) as blob, memoryview(blob) as view:
@@ -312,15 +390,20 @@ class Session:
 
     def serve(self, message: Message) -> None:
         """A command of the runner while the migration runs."""
-        if message.get("command") != "cancel":
-            self._channel.send_error(int(message.get("id", 0)), "a migration is running: only 'cancel' now")
+        number = int(message.get("id", 0))
+        if message.get("command") == "recover":
+            self.recover_wanted = self.states.state is State.POSTCOPY_PAUSED
+            self._channel.send_reply(number, {"accepted": self.recover_wanted})
             return
-        accepted = self.states.cancellable
-        self._channel.send_reply(int(message.get("id", 0)), {"accepted": accepted})
+        if message.get("command") != "cancel":
+            self._channel.send_error(number, "a migration is running: only 'cancel' and 'recover' now")
+            return
+        accepted = self.states.cancellable and not self._handed_over
+        self._channel.send_reply(number, {"accepted": accepted})
         if accepted and not self.cancel_reason:
             self.cancel_reason = "cancelled by command"
             self._connection.give_up = Deadline(CANCEL_GRACE_NS)
-            if self.states.state is State.SETUP:  # nothing to finish first
+            if self.states.state in (State.SETUP, State.DEVICE):  # nothing to finish first, or a guest that waits
                 raise Cancelled(self.cancel_reason)
 
     def _check_cancel(self) -> None:
@@ -369,6 +452,10 @@ class Session:
         return hashes.digest()
 
     def _cancelled(self, reason: str) -> None:
+        if self.states.state is State.DEVICE and not self._roll_back():
+            self.states.enter(State.FAILED)
+            self.outcome.reason = f"{reason}, but the guest could not be resumed at the source"
+            return
         self._tell_peer(Kind.CANCEL, reason)
         self._let_guest_be()
         self.states.enter(State.CANCELLED)
@@ -378,7 +465,7 @@ class Session:
     def _failed(self, error: Exception) -> None:
         reason = reason_of(error)
         log(f"failed in state {self.states.state.value}: {reason}")
-        if self.cancel_reason and self.states.cancellable:  # a cancel that a stuck link did not let finish nicely
+        if self.cancel_reason and not self._handed_over:  # a cancel that a stuck link did not let finish nicely
             self._cancelled(self.cancel_reason)
             return
         if self.states.state is not State.DEVICE:
@@ -405,10 +492,28 @@ class Session:
             self._tell_peer(Kind.ERROR, reason)
             self._let_guest_be()
             return False
+        if self.serve_pages is not None:
+            try:
+                self.serve_pages(reason)
+                self._finish()
+            except (BenchError, OSError) as error:
+                self._failed(error)
+            return True
         with contextlib.suppress(BenchError):
             self._end_guest()
         self._completed(f"{owner} took the guest over, its confirmation was lost: {reason}")
         return True
+
+    def _roll_back(self) -> bool:
+        """Have the paused guest run here again; nobody else was given the right to it yet."""
+        try:
+            resumed, _owner = self._guest.resume()
+        except (BenchError, OSError) as error:
+            log(f"resume: {reason_of(error)}")
+            return False
+        if resumed:
+            self.report("resumed_at_source")
+        return resumed
 
     def _let_guest_be(self) -> None:
         """The guest stays: nothing of the migration remains in it."""
@@ -437,7 +542,7 @@ def _text(frame: Frame, key: str) -> str:
 
 
 class SourceEngine(Engine):
-    """Serves ``migrate`` and ``cancel``."""
+    """Serves ``migrate``, ``cancel`` and ``recover``."""
 
     name = "source"
 
@@ -456,7 +561,7 @@ class SourceEngine(Engine):
         self.drain(self._after)
 
     def _after(self, message: Message) -> None:
-        if message.get("command") == "cancel":
+        if message.get("command") in ("cancel", "recover"):
             self.channel.send_reply(int(message.get("id", 0)), {"accepted": False})
         else:
             self.refuse(message, "the migration has ended")

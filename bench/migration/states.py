@@ -10,12 +10,17 @@ from bench.errors import MigrationError
 
 
 class State(enum.Enum):
-    """``device`` is the time from the guest's pause on: no way back by cancel, only by failure."""
+    """``device`` is the time from the guest's pause on; in the ``postcopy`` states the destination owns the guest, and
+    there is no way back any more.
+    """
 
     NONE = "none"
     SETUP = "setup"
     ACTIVE = "active"
     DEVICE = "device"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER = "postcopy-recover"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -27,7 +32,10 @@ _NEXT: Final[Mapping[State, frozenset[State]]] = {
     State.NONE: frozenset({State.SETUP, State.FAILED}),
     State.SETUP: frozenset({State.ACTIVE, State.FAILED, State.CANCELLED}),
     State.ACTIVE: frozenset({State.DEVICE, State.FAILED, State.CANCELLED}),
-    State.DEVICE: frozenset({State.COMPLETED, State.FAILED}),
+    State.DEVICE: frozenset({State.POSTCOPY_ACTIVE, State.COMPLETED, State.FAILED, State.CANCELLED}),
+    State.POSTCOPY_ACTIVE: frozenset({State.POSTCOPY_PAUSED, State.COMPLETED, State.FAILED}),
+    State.POSTCOPY_PAUSED: frozenset({State.POSTCOPY_RECOVER, State.FAILED}),
+    State.POSTCOPY_RECOVER: frozenset({State.POSTCOPY_ACTIVE, State.POSTCOPY_PAUSED, State.FAILED}),
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
@@ -52,5 +60,5 @@ class StateMachine:
 
     @property
     def cancellable(self) -> bool:
-        """True until the final copy begins."""
-        return self.state in (State.NONE, State.SETUP, State.ACTIVE)
+        """True while the source's guest runs or, in ``device``, can run again: until the handover is sent."""
+        return self.state in (State.NONE, State.SETUP, State.ACTIVE, State.DEVICE)

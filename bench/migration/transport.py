@@ -29,12 +29,17 @@ CONGESTION_CONTROL: Final = "cubic"
 LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
 NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy
 _KEEPALIVES: Final = 3
+_SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class PeerLost(MigrationError):
     """The connection to the other engine is gone: closed, reset, timed out, unreachable."""
+
+
+class PeerClosed(PeerLost):
+    """The other engine closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +233,29 @@ class Connection:
                     raise WireError("the other engine closed the connection inside a frame")
                 raise WireError("the other engine closed the connection")
             done += count
+
+    def read_available(self, view: memoryview) -> int:
+        """What has arrived, into the beginning of *view*. :returns: its bytes, 0 when there is nothing now.
+
+        :raises PeerLost: when the stream has ended or the link is gone.
+        """
+        try:
+            count = self.sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PeerLost(f"receiving from the other engine: {_why(error)}") from error
+        if not count:
+            raise PeerClosed("the other engine closed the connection")
+        return count
+
+    def limit_queue(self, limit_bytes: int) -> None:
+        """How much may be sent and not acknowledged: a send buffer of this size (socket(7), SO_SNDBUFFORCE)."""
+        half = limit_bytes // 2  # the kernel doubles it, for its own accounting
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, half)
+        except OSError:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, half)
 
     # knowing
 

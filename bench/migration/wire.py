@@ -8,6 +8,11 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
     transfer         = RUN / PAGES / ZERO
     to-source        = SKELETON [ READY [ TAKEN / REFUSED ] [ DIGEST ] ]               ; ERROR may replace any frame
 
+    post-copy, in place of FINAL and its round: ADVISE (answered by ARMED) before the pause, *MISSING LISTEN after it;
+    then DEVICE, HANDOVER and, after TAKEN, *transfer ROUND-END. COMPLETE says that every page is there.
+    a further connection of the same migration begins with JOIN. On the one for faults REQUESTs go to the source and
+    transfers to the destination. On one that replaces a broken first connection *MISSING LISTEN goes to the source.
+
     frame            = header meta payload
     header           = kind:u8 version:u8 zero:u16 count:u32 value:u64 meta-bytes:u32 crc:u32      ; 24 bytes
     crc              = CRC-32 (as zlib's) of the header's first 20 bytes and of meta
@@ -20,7 +25,11 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
     ROUND-END  round from 1    pages of the round, zero pages included; no meta      -
     FINAL      round from 1    0                  -                                  -
     DEVICE     0               blob's bytes       -                                  the device state
-    SKELETON READY TAKEN REFUSED DIGEST HANDOVER CANCEL ERROR:  count 0, value 0, meta a JSON object, no payload
+    MISSING    runs            pages in all       count x (first:u32, pages:u32)     -
+    LISTEN     0               pages missing, those of all MISSING frames; no meta   -
+    REQUEST    pages           0                  count x u32, strictly rising       -
+    SKELETON READY TAKEN REFUSED DIGEST HANDOVER CANCEL ERROR JOIN ADVISE ARMED COMPLETE:  count 0, value 0, meta a
+                                                                                     JSON object, no payload
 
 The checksum covers everything but page contents and the device state, whose integrity the memory digest and the
 guest's own decoder prove. Each field is bounded before anything is allocated by it: a frame costs its reader at most
@@ -74,11 +83,18 @@ class Kind(enum.IntEnum):
     HANDOVER = 8
     CANCEL = 9
     ERROR = 10
+    JOIN = 11
+    ADVISE = 12
+    MISSING = 13
+    LISTEN = 14
     SKELETON = 16
     READY = 17
     TAKEN = 18
     REFUSED = 19
     DIGEST = 20
+    ARMED = 21
+    REQUEST = 22
+    COMPLETE = 23
 
 
 _JSON_KINDS: Final = frozenset(
@@ -92,10 +108,15 @@ _JSON_KINDS: Final = frozenset(
         Kind.TAKEN,
         Kind.REFUSED,
         Kind.DIGEST,
+        Kind.JOIN,
+        Kind.ADVISE,
+        Kind.ARMED,
+        Kind.COMPLETE,
     }
 )
 _TRANSFERS: Final = frozenset({Kind.RUN, Kind.PAGES, Kind.ZERO})
-_META_ITEM_BYTES: Final[Mapping[Kind, int]] = {Kind.PAGES: 4, Kind.ZERO: 8}
+_RUN_LISTS: Final = frozenset({Kind.ZERO, Kind.MISSING})
+_META_ITEM_BYTES: Final[Mapping[Kind, int]] = {Kind.PAGES: 4, Kind.REQUEST: 4, Kind.ZERO: 8, Kind.MISSING: 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +124,8 @@ class Frame:
     """A decoded frame, its payload still in the stream.
 
     :param count, value: as in the table of this module.
-    :param indices: PAGES: page numbers, shape (count,).
-    :param runs: ZERO: first page and length of each run, shape (count, 2).
+    :param indices: PAGES, REQUEST: page numbers, shape (count,).
+    :param runs: ZERO, MISSING: first page and length of each run, shape (count, 2).
     :param fields: the object of a JSON frame.
     """
 
@@ -165,6 +186,22 @@ def encode_zero(zero_runs: Indices) -> bytes:
     """ZERO: *zero_runs* of shape (n, 2), first page and length, rising and apart, n up to :data:`MAX_ZERO_RUNS`."""
     pages = int(zero_runs[:, 1].sum(dtype=np.uint64))
     return _encode(Kind.ZERO, len(zero_runs), pages, zero_runs.astype("<u4", copy=False).tobytes())
+
+
+def encode_missing(missing_runs: Indices) -> bytes:
+    """MISSING: as :func:`encode_zero`, of pages that the destination does not have."""
+    pages = int(missing_runs[:, 1].sum(dtype=np.uint64))
+    return _encode(Kind.MISSING, len(missing_runs), pages, missing_runs.astype("<u4", copy=False).tobytes())
+
+
+def encode_listen(pages: int) -> bytes:
+    """LISTEN: *pages* are missing in all."""
+    return _encode(Kind.LISTEN, 0, pages)
+
+
+def encode_request(indices: Indices) -> bytes:
+    """REQUEST: the destination's guest waits for these pages (strictly rising)."""
+    return _encode(Kind.REQUEST, len(indices), 0, indices.astype("<u4", copy=False).tobytes())
 
 
 def encode_round_end(round_number: int, pages: int) -> bytes:
@@ -235,27 +272,29 @@ class Decoder:
             raise WireError(f"{kind.name} frame with a wrong checksum")
         if kind in _JSON_KINDS:
             return Frame(kind, count, value, fields=_decode_json(kind, meta))
-        if kind is Kind.PAGES:
-            return Frame(kind, count, value, indices=self._decode_indices(meta))
-        if kind is Kind.ZERO:
-            return Frame(kind, count, value, runs=self._decode_runs(meta, value))
+        if kind in (Kind.PAGES, Kind.REQUEST):
+            return Frame(kind, count, value, indices=self._decode_indices(kind, meta))
+        if kind in _RUN_LISTS:
+            return Frame(kind, count, value, runs=self._decode_runs(kind, meta, value))
         return Frame(kind, count, value)
 
     def _check(self, kind: Kind, count: int, value: int, meta_bytes: int) -> None:
         """Bounds on the fixed fields, before anything is read by them."""
         if kind in _JSON_KINDS:
             good = count == 0 and value == (MAGIC if kind is Kind.HELLO else 0) and 2 <= meta_bytes <= MAX_META_BYTES
-        elif kind in _TRANSFERS:
-            limit = MAX_ZERO_RUNS if kind is Kind.ZERO else MAX_FRAME_PAGES
+        elif kind in _TRANSFERS or kind in _META_ITEM_BYTES:
+            limit = MAX_ZERO_RUNS if kind in _RUN_LISTS else MAX_FRAME_PAGES
             good = 1 <= count <= limit and meta_bytes == count * _META_ITEM_BYTES.get(kind, 0)
             if kind is Kind.RUN:
                 good = good and value + count <= self.memory_pages
-            elif kind is Kind.PAGES:
+            elif kind not in _RUN_LISTS:
                 good = good and value == 0
             else:
                 good = good and count <= value <= self.memory_pages
         elif kind is Kind.DEVICE:
             good = count == 0 and meta_bytes == 0 and value <= MAX_DEVICE_BYTES
+        elif kind is Kind.LISTEN:
+            good = count == 0 and meta_bytes == 0 and value <= self.memory_pages
         elif kind is Kind.ROUND_END:
             good = 1 <= count <= MAX_ROUND and meta_bytes == 0 and value <= self.memory_pages
         else:
@@ -263,20 +302,20 @@ class Decoder:
         if not good:
             raise WireError(f"{kind.name} frame out of bounds: count {count}, value {value}, meta {meta_bytes} bytes")
 
-    def _decode_indices(self, meta: bytes) -> Indices:
+    def _decode_indices(self, kind: Kind, meta: bytes) -> Indices:
         indices = np.frombuffer(meta, dtype="<u4").astype(np.uint32, copy=False)
         if int(indices[-1]) >= self.memory_pages or not bool((indices[1:] > indices[:-1]).all()):
-            raise WireError("PAGES frame whose page numbers do not rise or lie beyond the guest's memory")
+            raise WireError(f"{kind.name} frame whose page numbers do not rise or lie beyond the guest's memory")
         return indices
 
-    def _decode_runs(self, meta: bytes, pages: int) -> Indices:
+    def _decode_runs(self, kind: Kind, meta: bytes, pages: int) -> Indices:
         zero_runs = np.frombuffer(meta, dtype="<u4").reshape(-1, 2)
         first = zero_runs[:, 0].astype(np.uint64)
         length = zero_runs[:, 1].astype(np.uint64)
         end = first + length
         good = bool((length > 0).all()) and bool((first[1:] >= end[:-1]).all()) and int(end[-1]) <= self.memory_pages
         if not good or int(length.sum()) != pages:
-            raise WireError("ZERO frame whose runs overlap, are empty or lie beyond the guest's memory")
+            raise WireError(f"{kind.name} frame whose runs overlap, are empty or lie beyond the guest's memory")
         return zero_runs.astype(np.uint32, copy=False)
 
 
@@ -301,5 +340,20 @@ TO_DESTINATION: Final = (
     Kind.HANDOVER,
     Kind.CANCEL,
     Kind.ERROR,
+    Kind.JOIN,
+    Kind.ADVISE,
+    Kind.MISSING,
+    Kind.LISTEN,
 )
-TO_SOURCE: Final = (Kind.SKELETON, Kind.READY, Kind.TAKEN, Kind.REFUSED, Kind.DIGEST, Kind.ERROR)
+TO_SOURCE: Final = (
+    Kind.SKELETON,
+    Kind.READY,
+    Kind.TAKEN,
+    Kind.REFUSED,
+    Kind.DIGEST,
+    Kind.ERROR,
+    Kind.ARMED,
+    Kind.COMPLETE,
+    Kind.MISSING,
+    Kind.LISTEN,
+)

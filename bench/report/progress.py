@@ -34,6 +34,10 @@ _STEPS = {
     (_SOURCE, "handover_confirmed"): "the destination has confirmed that the guest runs there",
     (_SOURCE, "resumed_at_source"): "rolled back: the guest goes on at its source",
     (_DESTINATION, "resumed"): "the guest runs at its destination",
+    (_SOURCE, "postcopy_begin"): "post-copy: the guest gets the rest of its pages while it runs",
+    (_SOURCE, "postcopy_paused"): "post-copy paused: the network between the hypervisors failed",
+    (_SOURCE, "postcopy_recovered"): "post-copy goes on",
+    (_SOURCE, "postcopy_end"): "post-copy: every page is at the destination",
     (_DESTINATION, "port_wired"): "the guest's port forwards at its destination",
 }
 

@@ -66,6 +66,20 @@ def test_a_completed_migration_has_all_phases_in_order() -> None:
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(found.values()))
 
 
+def test_post_copy_goes_on_from_the_resume_until_the_last_page() -> None:
+    more = [(780, DESTINATION, "postcopy_begin"), (5000, DESTINATION, "postcopy_complete")]
+    events = timeline([*COMPLETED, *more, (5100, SOURCE, "postcopy_end")])
+    assert spans(events)["postcopy"] == (780, 5000)
+    assert total_ns(events, WINDOW) == 5000
+    assert downtime_ns(events, WINDOW) == 170
+
+
+def test_a_guest_lost_in_post_copy_has_a_post_copy_until_the_end() -> None:
+    events = timeline([*COMPLETED, (780, DESTINATION, "postcopy_begin"), (4000, SOURCE, "finished")])
+    assert spans(events)["postcopy"][0] == 780
+    assert total_ns(events, WINDOW) is not None
+
+
 def test_times_of_a_completed_migration() -> None:
     events = timeline(COMPLETED)
     assert total_ns(events, WINDOW) == 710

@@ -81,12 +81,17 @@ def test_states_follow_in_order_only():
             machine.enter(state)
 
 
-def test_a_migration_is_cancellable_until_the_final_copy():
+def test_a_migration_is_cancellable_until_the_destination_owns_the_guest():
     machine = StateMachine()
-    for state, cancellable in ((State.SETUP, True), (State.ACTIVE, True), (State.DEVICE, False)):
+    for state in (State.SETUP, State.ACTIVE, State.DEVICE):
         machine.enter(state)
-        assert machine.cancellable is cancellable
-    with pytest.raises(MigrationError, match="'device' to 'cancelled'"):
+        assert machine.cancellable
+    machine.enter(State.POSTCOPY_ACTIVE)
+    assert not machine.cancellable
+    with pytest.raises(MigrationError, match="'postcopy-active' to 'cancelled'"):
         machine.enter(State.CANCELLED)
+    for state in (State.POSTCOPY_PAUSED, State.POSTCOPY_RECOVER, State.POSTCOPY_ACTIVE):
+        machine.enter(state)
+        assert not machine.cancellable
     machine.enter(State.FAILED)
     assert State.FAILED in ENDS

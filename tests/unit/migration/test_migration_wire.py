@@ -62,10 +62,14 @@ def encoded(draw):
         return wire.encode_pages(indices.astype(np.uint32)) + bytes(len(indices) * 4096), Frame(
             kind, len(indices), 0, indices.astype(np.uint32)
         )
-    if kind is Kind.ZERO:
+    if kind is Kind.REQUEST:
+        indices = draw(page_sets).astype(np.uint32)
+        return wire.encode_request(indices), Frame(kind, len(indices), 0, indices)
+    if kind in (Kind.ZERO, Kind.MISSING):
         indices = draw(page_sets)
         runs = wire.runs_of(indices)
-        return wire.encode_zero(runs), Frame(kind, len(runs), len(indices), runs=runs)
+        encode = wire.encode_zero if kind is Kind.ZERO else wire.encode_missing
+        return encode(runs), Frame(kind, len(runs), len(indices), runs=runs)
     if kind is Kind.DEVICE:
         length = draw(st.integers(0, 5000))
         return wire.encode_device(length) + bytes(length), Frame(kind, 0, length)
@@ -73,6 +77,8 @@ def encoded(draw):
     if kind is Kind.FINAL:
         return wire.encode_final(number), Frame(kind, number)
     pages = draw(st.integers(0, MEMORY_PAGES))
+    if kind is Kind.LISTEN:
+        return wire.encode_listen(pages), Frame(kind, 0, pages)
     return wire.encode_round_end(number, pages), Frame(kind, number, pages)
 
 
