@@ -197,6 +197,17 @@ class GuestControl:
     def open_door(self, deadline: Deadline | None = None) -> None:
         self._call("open_door", {}, deadline)
 
+    def throttle(self, share_ppm: int, cgroup: str = "", deadline: Deadline | None = None) -> tuple[str, int]:
+        """Leave each vCPU so many millionths of a processor; 1,000,000 ends it, and so do ``pause`` and the end of this
+        connection.
+
+        :param cgroup: a control group that groups with a quota can be made in; empty for none.
+        :returns: how it is done (``cgroup-v2``, ``cgroup-v1`` or ``loop``; empty when it never was), and the CPU time
+            that all vCPUs have used so far, in ns.
+        """
+        value = self._call("throttle", {"share_ppm": share_ppm, "cgroup": cgroup}, deadline)
+        return str(value.get("mechanism", "")), self._integer(value, "cpu_ns")
+
     # switchover
 
     def pause(self, deadline: Deadline | None = None) -> Paused:

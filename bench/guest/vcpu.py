@@ -7,6 +7,7 @@
     run    {} -> {}
     pause  {} -> {registers}            no write happens after this reply until the next run
     track  {enable, method} -> {pid, base}
+    throttle {share_ppm} -> {}          write during this share of every 10 ms only
     stats  {} -> {index, running, writes, missed_writes}
     check  {limit} -> {pages, wrong, first_wrong, position}   memory against the last write of each page
     quit   {} -> {}
@@ -39,6 +40,9 @@ from bench.memory.uffd import WriteTracking, arm_write_tracking
 TICK_NS = NS_PER_MS
 MAX_BEHIND_NS = 100 * NS_PER_MS
 BATCH_WRITES = 256  # at once, before the channel is looked at: below 1 ms even when each is the first to its page
+THROTTLE_PERIOD_NS = 10 * NS_PER_MS
+_THROTTLED_WRITES = 16  # at once while throttled: below 50 us
+_FULL_PPM = 1_000_000
 _PREPARED_BYTES = 256 << 10
 TRACK_METHODS = ("pagemap-scan", "soft-dirty")
 
@@ -124,6 +128,7 @@ class Vcpu:
         self._running = False
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
+        self._share_ppm = _FULL_PPM
 
     def serve(self) -> None:
         """Until ``quit`` or end of file."""
@@ -147,10 +152,26 @@ class Vcpu:
 
     def _tick(self) -> None:
         writer = self._ready()
+        if self._share_ppm < _FULL_PPM:
+            self._throttled_tick(writer)
+            return
         due = self._pacer.due(now_ns())
         writer.step(due)
         self._pacer.did(due)
         self._next_ns = self._pacer.next_ns(now_ns())
+
+    def _throttled_tick(self, writer: Writer) -> None:
+        """What is due, as far as it fits into this period's share; then nothing until the next period."""
+        begin_ns = now_ns() // THROTTLE_PERIOD_NS * THROTTLE_PERIOD_NS
+        end_ns = begin_ns + THROTTLE_PERIOD_NS * self._share_ppm // _FULL_PPM
+        due = self._pacer.due(now_ns())
+        while due and now_ns() < end_ns:
+            count = min(due, _THROTTLED_WRITES)
+            writer.step(count)
+            self._pacer.did(count)
+            due -= count
+        now = now_ns()
+        self._next_ns = begin_ns + THROTTLE_PERIOD_NS if now >= end_ns else self._pacer.next_ns(now)
 
     def _ready(self) -> Writer:
         if self._writer is None:
@@ -168,6 +189,7 @@ class Vcpu:
             "run": self._do_run,
             "pause": self._do_pause,
             "track": self._do_track,
+            "throttle": self._do_throttle,
             "stats": self._do_stats,
         }
         fds = self._channel.take_fds(int(message.get("fds", 0)))
@@ -254,6 +276,14 @@ class Vcpu:
         if args["enable"] and method == "pagemap-scan":  # soft-dirty needs nothing here
             self._tracking = arm_write_tracking(self._memory.base, self._memory.size_bytes)
         return {"pid": os.getpid(), "base": self._memory.base}
+
+    def _do_throttle(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        share_ppm = args["share_ppm"]
+        if not isinstance(share_ppm, int) or not 0 < share_ppm <= _FULL_PPM:
+            raise GuestError(f"vCPU: a share of {str(share_ppm)[:40]} ppm")
+        self._share_ppm = share_ppm
+        self._next_ns = now_ns()
+        return {}
 
     def _do_stats(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args

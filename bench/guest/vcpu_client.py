@@ -91,6 +91,10 @@ class Vcpu:
         value = self.channel.call("track", {"enable": enable, "method": method}, deadline=deadline)
         return int(value["pid"]), int(value["base"])
 
+    def throttle(self, share_ppm: int, deadline: Deadline) -> None:
+        """Have it write during this share of every 10 ms only; 1,000,000 is always."""
+        self.channel.call("throttle", {"share_ppm": share_ppm}, deadline=deadline)
+
     def stats(self, deadline: Deadline) -> dict[str, Any]:
         """{index, running, writes, missed_writes}."""
         return self.channel.call("stats", deadline=deadline)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bench.clock import NS_PER_S
 from bench.errors import MigrationError
 from bench.migration.engine import want
+from bench.migration.levers import Levers
 from bench.migration.policy import Limits
 from bench.migration.states import State
 from bench.migration.transport import LINK_TIMEOUT_NS
@@ -30,6 +31,7 @@ class Order:
     announce: Mapping[str, Any]
     link_timeout_ns: int
     answer_timeout_ns: int
+    levers: Levers
 
     @classmethod
     def from_json(cls, args: Mapping[str, Any]) -> Order:
@@ -38,8 +40,8 @@ class Order:
         verify = migration.get("verify", "background")
         if verify not in ("background", "pause", "off"):
             raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
-        if migration.get("on_no_convergence", "force") not in ("force", "cancel"):
-            raise MigrationError("migrate: on_no_convergence must be force or cancel")
+        if migration.get("on_no_convergence", "force") not in ("force", "cancel", "throttle"):
+            raise MigrationError("migrate: on_no_convergence must be force, cancel or throttle")
         where = "migrate: migration"
         return cls(
             guest_socket=want(args, "guest_socket", str, "migrate"),
@@ -58,6 +60,7 @@ class Order:
             announce=want(args, "announce", dict, "migrate"),
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
+            levers=Levers.from_json(migration),
         )
 
 
@@ -71,6 +74,7 @@ class Outcome:
     digest_destination: str | None = None
     bytes_sent: int = 0
     connections: int = 0
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         both = self.digest_source is not None and self.digest_destination is not None
@@ -82,4 +86,5 @@ class Outcome:
             "identical": self.digest_source == self.digest_destination if both else None,
             "bytes_sent": self.bytes_sent,
             "connections": self.connections,
+            "cost": dict(self.cost),
         }

@@ -22,6 +22,7 @@ class Action(enum.Enum):
     ROUND = "round"
     SWITCHOVER = "switchover"
     CANCEL = "cancel"
+    THROTTLE = "throttle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Limits:
     max_rounds: int
     max_time_ns: int
     max_bandwidth_bps: int = 0
-    on_no_convergence: Literal["force", "cancel"] = "force"
+    on_no_convergence: Literal["force", "cancel", "throttle"] = "force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def next_step(progress: Progress, limits: Limits) -> Step:
     given_up += f": {progress.remaining_bytes} bytes remain"
     if limits.on_no_convergence == "cancel":
         return Step(Action.CANCEL, given_up)
+    if limits.on_no_convergence == "throttle":
+        return Step(Action.THROTTLE, given_up)
     return Step(Action.SWITCHOVER, f"forced, {given_up}")
 
 
