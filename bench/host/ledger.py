@@ -316,10 +316,8 @@ def _remove_cgroup(path: Path) -> str:
             for below, _directories, _files in os.walk(path, topdown=False):
                 Path(below).rmdir()
             path.rmdir()
-        except FileNotFoundError:
-            return True
         except OSError:
-            return False
+            return not path.exists()
         return True
 
     try:
