@@ -36,7 +36,7 @@ from bench.guest.port import GUEST_INTERFACE, GuestPort
 from bench.guest.services.base import Machine
 from bench.guest.sockets import Sockets
 from bench.guest.store import Store
-from bench.guest.throttle import VcpuThrottle, cpu_time_ns
+from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
 from bench.guest.workload import split
 from bench.host.kernel import CLONE_NEWNET, set_sysctls, unshare
@@ -182,12 +182,17 @@ class ProcessGuest:
         if self._sockets is not None:
             self._sockets.open_door()
 
-    def throttle(self, share_ppm: int, cgroup: str) -> tuple[str, int]:
-        """:returns: the mechanism, and the CPU time that all vCPUs have used so far in ns."""
+    def throttle(self, share_ppm: int, cgroup: str) -> str:
+        """:returns: the mechanism."""
         self._need(State.RUNNING)
         assert self._throttle is not None
-        mechanism = self._throttle.set_share(share_ppm, cgroup)
-        return mechanism, sum(cpu_time_ns(vcpu.process.pid) for vcpu in self._vcpus)
+        return self._throttle.set_share(share_ppm, cgroup)
+
+    def cap_writes(self, writes_per_s: int) -> int:
+        """:returns: the writes that all vCPUs have done so far."""
+        self._need(State.RUNNING)
+        assert self._throttle is not None
+        return self._throttle.set_writes(writes_per_s)
 
     def release_throttle(self) -> None:
         """Idempotent, in any state."""

@@ -212,8 +212,11 @@ class GuestProcess:
 
     def _do_throttle(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
         self._throttler = channel
-        mechanism, cpu_ns = self._guest.throttle(int(args["share_ppm"]), str(args["cgroup"]))
-        return {"mechanism": mechanism, "cpu_ns": cpu_ns}, -1
+        return {"mechanism": self._guest.throttle(int(args["share_ppm"]), str(args["cgroup"]))}, -1
+
+    def _do_cap_writes(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        self._throttler = channel
+        return {"writes": self._guest.cap_writes(int(args["writes_per_s"]))}, -1
 
     def _do_pause(self, channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         fd, value = self._guest.pause()

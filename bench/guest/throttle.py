@@ -2,14 +2,14 @@
 
 By the quota of a control group for each vCPU process, where such groups can be made; else each vCPU runs its loop for a
 share of every 10 ms only (:meth:`bench.guest.vcpu.Vcpu._do_throttle`). Both limit CPU time, as QEMU's sleeping vCPUs
-do: a vCPU that needs less than it is left is not slowed.
+do: a vCPU that needs less than it is left is not slowed. For a dirty limit that is too coarse (a few ms of CPU time are
+thousands of writes, and each change of a quota begins with a burst): there the loop caps the writes themselves.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,15 @@ class VcpuThrottle:
         self._name = name
         self._groups: list[CpuGroup] = []
         self._on = False
+        self._loop_ppm, self._writes_per_s = FULL_PPM, 0
+
+    def set_writes(self, writes_per_s: int) -> int:
+        """Let each vCPU write no more often than that, by its loop; 0 is as often as it wants.
+
+        :returns: the writes that all of them have done so far.
+        """
+        self._writes_per_s = writes_per_s
+        return self._set_loops()
 
     def set_share(self, share_ppm: int, cgroup: str) -> str:
         """Leave each vCPU so much of one processor.
@@ -50,28 +59,38 @@ class VcpuThrottle:
         if not LEAST_PPM <= share_ppm <= FULL_PPM:
             raise GuestError(f"a vCPU share of {share_ppm} ppm: allowed are {LEAST_PPM} to {FULL_PPM}")
         if share_ppm >= FULL_PPM:
-            self.release()
+            self._release_share()
             return self.mechanism
         if not self.mechanism:
             self.mechanism = self._choose(cgroup)
         self._on = True
         if self.mechanism == LOOP:
-            for vcpu in self._vcpus:
-                vcpu.throttle(share_ppm, Deadline(_VCPU_NS))
+            self._loop_ppm = share_ppm
+            self._set_loops()
         for group in self._groups:
             group.set_share(share_ppm)
         return self.mechanism
 
     def release(self) -> None:
         """Idempotent; each vCPU whatever becomes of the others. A held back one runs on at once."""
+        self._release_share()  # first: a vCPU that is held back answers late
+        if self._writes_per_s:
+            self._writes_per_s = 0
+            self._attempt(self._set_loops)
+
+    def _release_share(self) -> None:
         if not self._on:
             return
         self._on = False
         for group in self._groups:
             self._attempt(functools.partial(group.set_share, FULL_PPM))
-        if self.mechanism == LOOP:
-            for vcpu in self._vcpus:
-                self._attempt(functools.partial(vcpu.throttle, FULL_PPM, Deadline(_VCPU_NS)))
+        if self._loop_ppm < FULL_PPM:
+            self._loop_ppm = FULL_PPM
+            self._attempt(self._set_loops)
+
+    def _set_loops(self) -> int:
+        deadline = Deadline(_VCPU_NS)
+        return sum(vcpu.throttle(self._loop_ppm, self._writes_per_s, deadline) for vcpu in self._vcpus)
 
     def close(self) -> None:
         """After the vCPUs have ended: remove the groups. Idempotent."""
@@ -98,16 +117,3 @@ class VcpuThrottle:
             release()
         except BenchError:
             log.exception("a vCPU stays throttled")
-
-
-def cpu_time_ns(pid: int) -> int:
-    """CPU time that a process of one thread has used; 0 when it is gone (proc(5): schedstat, else stat)."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])
-    except OSError:
-        pass
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return (int(fields[11]) + int(fields[12])) * NS_PER_S // os.sysconf("SC_CLK_TCK")

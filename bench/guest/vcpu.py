@@ -7,7 +7,8 @@
     run    {} -> {}
     pause  {} -> {registers}            no write happens after this reply until the next run
     track  {enable, method} -> {pid, base}
-    throttle {share_ppm} -> {}          write during this share of every 10 ms only
+    throttle {share_ppm, writes_per_s} -> {writes}   write during this share of every 10 ms only, and no more often (0:
+                                        as often as wanted)
     stats  {} -> {index, running, writes, missed_writes}
     check  {limit} -> {pages, wrong, first_wrong, position}   memory against the last write of each page
     quit   {} -> {}
@@ -116,6 +117,27 @@ class Pacer:
         return duration_ns * self.rate // (PAGE_BYTES * NS_PER_S)
 
 
+class WriteCap:
+    """At most so many writes per second, and no more than :data:`THROTTLE_PERIOD_NS` is worth (at least one) at once.
+
+    :param writes_per_s: 0 for no cap.
+    """
+
+    def __init__(self, writes_per_s: int) -> None:
+        self.writes_per_s = writes_per_s
+        self._free_ns = 0
+
+    def take(self, wanted: int, at_ns: int) -> int:
+        """How many of *wanted* writes may be done now; they count as done."""
+        if not self.writes_per_s or not wanted:
+            return wanted
+        each_ns = NS_PER_S // self.writes_per_s
+        self._free_ns = max(self._free_ns, at_ns - max(THROTTLE_PERIOD_NS, each_ns))
+        count = min(wanted, (at_ns - self._free_ns) // max(1, each_ns))
+        self._free_ns += count * each_ns
+        return max(0, count)
+
+
 class Vcpu:
     """The vCPU behind one channel."""
 
@@ -129,6 +151,7 @@ class Vcpu:
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
         self._share_ppm = _FULL_PPM
+        self._cap = WriteCap(0)
 
     def serve(self) -> None:
         """Until ``quit`` or end of file."""
@@ -152,7 +175,7 @@ class Vcpu:
 
     def _tick(self) -> None:
         writer = self._ready()
-        if self._share_ppm < _FULL_PPM:
+        if self._share_ppm < _FULL_PPM or self._cap.writes_per_s:
             self._throttled_tick(writer)
             return
         due = self._pacer.due(now_ns())
@@ -164,14 +187,16 @@ class Vcpu:
         """What is due, as far as it fits into this period's share; then nothing until the next period."""
         begin_ns = now_ns() // THROTTLE_PERIOD_NS * THROTTLE_PERIOD_NS
         end_ns = begin_ns + THROTTLE_PERIOD_NS * self._share_ppm // _FULL_PPM
-        due = self._pacer.due(now_ns())
+        wanted = self._pacer.due(now_ns())
+        due = self._cap.take(wanted, now_ns())
+        capped = due < wanted
         while due and now_ns() < end_ns:
             count = min(due, _THROTTLED_WRITES)
             writer.step(count)
             self._pacer.did(count)
             due -= count
         now = now_ns()
-        self._next_ns = begin_ns + THROTTLE_PERIOD_NS if now >= end_ns else self._pacer.next_ns(now)
+        self._next_ns = begin_ns + THROTTLE_PERIOD_NS if capped or now >= end_ns else self._pacer.next_ns(now)
 
     def _ready(self) -> Writer:
         if self._writer is None:
@@ -278,12 +303,16 @@ class Vcpu:
         return {"pid": os.getpid(), "base": self._memory.base}
 
     def _do_throttle(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        share_ppm = args["share_ppm"]
+        share_ppm, writes_per_s = args["share_ppm"], args["writes_per_s"]
         if not isinstance(share_ppm, int) or not 0 < share_ppm <= _FULL_PPM:
             raise GuestError(f"vCPU: a share of {str(share_ppm)[:40]} ppm")
+        if not isinstance(writes_per_s, int) or writes_per_s < 0:
+            raise GuestError(f"vCPU: {str(writes_per_s)[:40]} writes per second")
         self._share_ppm = share_ppm
+        if writes_per_s != self._cap.writes_per_s:
+            self._cap = WriteCap(writes_per_s)
         self._next_ns = now_ns()
-        return {}
+        return {"writes": self._ready().workload.position}
 
     def _do_stats(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args

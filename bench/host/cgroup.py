@@ -112,7 +112,6 @@ class CpuGroup:
         elif share_ppm >= FULL_PPM:
             self._write(_V1_QUOTA, "-1")
         else:
-            self._write(_V1_QUOTA, "-1")  # so that no period between the two is longer than it may be for the quota
             self._write(_V1_PERIOD, str(period_us))
             self._write(_V1_QUOTA, str(limit_us))
 

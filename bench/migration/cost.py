@@ -6,7 +6,7 @@ One object per lever that was on, each with what it saved on the wire and what i
     compression  {codec, level, threads, pages, plain_pages, input_bytes, output_bytes, saved_bytes, cpu_ns, time_ns}
     delta        {cache_bytes, pages, hits, misses, overflows, refused, hit_rate, input_bytes, output_bytes,
                  saved_bytes, cpu_ns, time_ns}
-    throttle     {mechanism, most_percent, steps: [{t_ns, percent}], ...}          see bench.migration.throttle
+    throttle, dirty_limit                                                          see bench.migration.throttle
     unpacking    {cpu_ns, time_ns}                                                 at the destination
 
 ``cpu_ns`` is the time of all processors, threads of a library included; ``time_ns`` is how long the engine waited.

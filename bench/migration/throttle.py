@@ -3,11 +3,12 @@
 Auto-converge is QEMU's (migration/ram.c, migration_trigger_throttle): when, over at least a second, the guest dirtied
 more than half as much as was sent, for the second time, its vCPUs lose 20 % of their CPU time, then 10 % more each time
 that this happens again, up to 99 %. The dirty limit keeps the tracked dirty rate, summed over the vCPUs, below the
-limit times their number, by a controller that starts from the CPU time they really use.
+limit times their number, by capping how often they write.
 
 :class:`AutoConverge` and :class:`DirtyLimit` are pure; :class:`Throttler` acts on the guest, and reports in ``cost``::
 
-    throttle {mechanism, percent, most_percent, throttled_ns, steps: [{t_ns, percent}], dirty_limit_bytes_per_s}
+    throttle    {mechanism, percent, throttled_ns, steps: [{t_ns, percent}]}
+    dirty_limit {mechanism, limit_bytes_per_s, most_bytes_per_s, last_bytes_per_s, writes_per_s}     of all vCPUs
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from bench.migration.policy import Action, Step
 from bench.migration.wire import PAGE_BYTES
 
 FULL_PPM: Final = 1_000_000
-LEAST_PPM: Final = 1_000  # as bench.guest.throttle
-_MAX_STEPS: Final = 256  # kept for the report
 
 
 class AutoConverge:
@@ -69,34 +68,40 @@ class AutoConverge:
 
 
 class DirtyLimit:
-    """The share of CPU time by which the dirty rate stays below a limit.
+    """How often vCPUs may write so that the tracked dirty rate stays below a limit.
+
+    Pages that are written again before they are collected count once in the dirty rate, so how many writes a dirty rate
+    takes is learnt from both rates.
 
     :param limit_bytes_per_s: of all vCPUs together.
-    :ivar share_ppm: of a processor, for each vCPU.
+    :ivar writes_per_s: of all vCPUs together; 0 while there is no cap.
     """
 
-    AIM_PERCENT: Final = 90  # of the limit: what is found too late is above it
+    AIM_PERCENT: Final = 80  # of the limit: what is found too late is above it
 
     def __init__(self, limit_bytes_per_s: int) -> None:
-        self._limit = limit_bytes_per_s
-        self.share_ppm = FULL_PPM
+        self._aim = limit_bytes_per_s * self.AIM_PERCENT // 100
+        self.writes_per_s = 0
 
-    def sample(self, rate_bytes_per_s: int, used_ppm: int) -> bool:
-        """:param used_ppm: of a processor, by each vCPU on average. :returns: whether :attr:`share_ppm` changed."""
-        before = self.share_ppm
-        aim = self._limit * self.AIM_PERCENT // 100
-        if rate_bytes_per_s > aim:
-            start = min(self.share_ppm, max(used_ppm, LEAST_PPM))
-            self.share_ppm = max(LEAST_PPM, start * aim // rate_bytes_per_s)
-        elif rate_bytes_per_s * 4 < aim * 3 and self.share_ppm < FULL_PPM:
-            self.share_ppm = min(FULL_PPM, self.share_ppm * 5 // 4)
-        return self.share_ppm != before
+    def sample(self, rate_bytes_per_s: int, writes_per_s: int) -> bool:
+        """:param writes_per_s: how often they wrote. :returns: whether :attr:`writes_per_s` changed."""
+        before = self.writes_per_s
+        if rate_bytes_per_s > self._aim:
+            start = min(before, writes_per_s) if before else writes_per_s
+            self.writes_per_s = max(1, start * self._aim // rate_bytes_per_s)
+        elif before and writes_per_s * 2 < before:  # the cap does not bind any more
+            self.writes_per_s = 0
+        elif before and rate_bytes_per_s * 8 < self._aim * 7:
+            self.writes_per_s = before + max(1, before // 8)
+        return self.writes_per_s != before
 
 
 class Guest(Protocol):
     """What a throttler needs of :class:`bench.guest.client.GuestControl`."""
 
-    def throttle(self, share_ppm: int, cgroup: str = "") -> tuple[str, int]: ...
+    def throttle(self, share_ppm: int, cgroup: str = "") -> str: ...
+
+    def cap_writes(self, writes_per_s: int) -> int: ...
 
 
 class Throttler:
@@ -112,17 +117,17 @@ class Throttler:
         now = now_ns()
         self._auto = AutoConverge(now)
         self._limit = DirtyLimit(levers.dirty_limit_bytes_per_s * self._vcpus)
-        self._share_ppm = FULL_PPM
         self._mechanism = ""
-        self._steps: list[dict[str, int | float]] = []
-        self._most_percent = 0.0
+        self._steps: list[dict[str, int]] = []
         self._throttled_ns = 0
         self._on_ns: int | None = None
         # the window of the dirty limit's next sample
         self._window_ns = now
         self._window_pages = 0
         self._peeked = 0
-        self._cpu_ns: int | None = None
+        self._writes: int | None = None
+        self._capped = False
+        self._most_rate = self._last_rate = 0
 
     def during_round(self, tracker: DirtyTracker | None) -> None:
         """Called often while the guest runs: samples the dirty rate for the limit."""
@@ -151,33 +156,43 @@ class Throttler:
     def release(self) -> None:
         """Let the vCPUs run. Idempotent. :raises BenchError: when the guest does not answer; it ends then by itself."""
         if self._on_ns is not None:
-            self.ended(now_ns())
+            self._throttled_ns += max(0, now_ns() - self._on_ns)
+            self._on_ns = None
             self._guest.throttle(FULL_PPM)
             self._report("throttle", percent=0, mechanism=self._mechanism)
+        if self._capped:
+            self._capped = False
+            self._guest.cap_writes(0)
+            self._report("dirty_limit", writes_per_s=0)
 
     def ended(self, at_ns: int) -> None:
         """The guest was paused, which ended the throttle."""
         if self._on_ns is not None:
             self._throttled_ns += max(0, at_ns - self._on_ns)
             self._on_ns = None
-            self._share_ppm = FULL_PPM
+        self._capped = False
 
     def cost(self) -> dict[str, Any]:
         """See this module."""
         levers = self._levers
-        if not (levers.auto_converge or levers.throttle_late or levers.dirty_limit_bytes_per_s):
-            return {}
-        running_ns = 0 if self._on_ns is None else now_ns() - self._on_ns
-        return {
-            "throttle": {
+        cost: dict[str, Any] = {}
+        if levers.auto_converge or levers.throttle_late:
+            running_ns = 0 if self._on_ns is None else now_ns() - self._on_ns
+            cost["throttle"] = {
                 "mechanism": self._mechanism,
-                "percent": self._steps[-1]["percent"] if self._steps else 0,
-                "most_percent": self._most_percent,
+                "percent": self._auto.percent,
                 "throttled_ns": self._throttled_ns + running_ns,
                 "steps": self._steps,
-                "dirty_limit_bytes_per_s": levers.dirty_limit_bytes_per_s,
             }
-        }
+        if levers.dirty_limit_bytes_per_s:
+            cost["dirty_limit"] = {
+                "mechanism": "loop",
+                "limit_bytes_per_s": levers.dirty_limit_bytes_per_s * self._vcpus,
+                "most_bytes_per_s": self._most_rate,
+                "last_bytes_per_s": self._last_rate,
+                "writes_per_s": self._limit.writes_per_s,
+            }
+        return cost
 
     def _sample(self, pages: int) -> None:
         self._window_pages += pages
@@ -185,28 +200,23 @@ class Throttler:
         if elapsed_ns < self.SAMPLE_NS:
             return
         rate = self._window_pages * PAGE_BYTES * NS_PER_S // elapsed_ns
-        before = self._cpu_ns
-        self._mechanism, self._cpu_ns = self._guest.throttle(self._share_ppm, self._levers.cgroup)
+        writes = self._guest.cap_writes(-(-self._limit.writes_per_s // self._vcpus))
+        before, self._writes = self._writes, writes
         self._window_ns, self._window_pages = now_ns(), 0
         if before is None:
-            return  # how much CPU time they use is known from the next sample on
-        used_ppm = (self._cpu_ns - before) * FULL_PPM // (elapsed_ns * self._vcpus)
-        if self._limit.sample(rate, used_ppm):
-            self._apply()
+            return  # how often they write is known from the next sample on
+        self._most_rate = max(self._most_rate, rate)
+        self._last_rate = rate
+        if self._limit.sample(rate, (writes - before) * NS_PER_S // elapsed_ns):
+            self._guest.cap_writes(-(-self._limit.writes_per_s // self._vcpus))
+            self._capped = True
+            self._report("dirty_limit", writes_per_s=self._limit.writes_per_s, dirty_bytes_per_s=rate)
 
     def _apply(self) -> None:
-        share_ppm = min(self._limit.share_ppm, (100 - self._auto.percent) * (FULL_PPM // 100))
-        if share_ppm == self._share_ppm:
-            return
-        self._mechanism, self._cpu_ns = self._guest.throttle(share_ppm, self._levers.cgroup)
-        self._share_ppm = share_ppm
+        percent = self._auto.percent
+        self._mechanism = self._guest.throttle((100 - percent) * (FULL_PPM // 100), self._levers.cgroup)
         now = now_ns()
-        if share_ppm >= FULL_PPM:
-            self.ended(now)
-        elif self._on_ns is None:
+        if self._on_ns is None:
             self._on_ns = now
-        percent = 100 - share_ppm / (FULL_PPM // 100)
-        self._most_percent = max(self._most_percent, percent)
-        if len(self._steps) < _MAX_STEPS:
-            self._steps.append({"t_ns": now, "percent": percent})
+        self._steps.append({"t_ns": now, "percent": percent})
         self._report("throttle", now, percent=percent, mechanism=self._mechanism)

@@ -23,21 +23,21 @@ def test_half_of_what_was_sent_is_no_trigger_and_short_rounds_add_up():
     assert rises == [False] * 7 + [True]
 
 
-@given(st.integers(1 << 20, 1 << 30), st.integers(20, 2000), st.integers(1, 200))
-def test_the_rate_of_a_guest_that_needs_cpu_for_its_writes_ends_below_the_limit(full_rate, used_percent_of_limit, cost):
-    """A guest whose writes each take some CPU time: its rate is what it wants, or what its share allows."""
+@given(st.integers(1 << 20, 1 << 30), st.integers(20, 2000), st.floats(0.05, 1))
+def test_the_dirty_rate_ends_below_the_limit(full_rate, used_percent_of_limit, fresh):
+    """A guest that writes as often as it wants or may; only a share of its writes is to fresh pages."""
     limit = full_rate * 100 // used_percent_of_limit
-    wanted_ppm = cost * 2_000
+    wanted = int(full_rate / 4096 / fresh)
     controller = DirtyLimit(limit)
     rate = full_rate
-    for _ in range(60):
-        used_ppm = min(wanted_ppm, controller.share_ppm)
-        rate = full_rate * used_ppm // wanted_ppm
-        controller.sample(rate, used_ppm)
-    least = full_rate * 1_000 // wanted_ppm
-    assert rate <= max(limit, least)
-    if full_rate <= limit * 9 // 10:
-        assert controller.share_ppm == FULL_PPM
+    for _ in range(80):
+        writes = min(wanted, controller.writes_per_s or wanted)
+        rate = int(writes * fresh * 4096)
+        controller.sample(rate, writes)
+    assert rate <= max(limit, 4096)
+    assert rate >= min(full_rate, limit) // 2 - 4096
+    if full_rate <= limit * 8 // 10:
+        assert controller.writes_per_s == 0
 
 
 class Guest:
@@ -46,7 +46,7 @@ class Guest:
 
     def throttle(self, share_ppm, cgroup=""):
         self.calls.append((share_ppm, cgroup))
-        return "loop", 0
+        return "loop"
 
 
 def report(*_args, **_data):
