@@ -6,7 +6,8 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
   bytes_sent, dirty_pages_after, start_ns, end_ns, paused}, switchover_decided {reason}, pause_begin, paused,
   final_pages_sent, device_state_sent {bytes}, storage_begin, storage_end, handover_sent, handover_confirmed,
   source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
-  identical, bytes_sent, connections}.
+  identical, bytes_sent, connections, cost}; and, with levers that do so, throttle {percent, mechanism} and
+  dirty_limit {writes_per_s, dirty_bytes_per_s}.
 - ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
   device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, finished {outcome, reason}.
 """
@@ -43,7 +44,7 @@ class Plan:
     :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
     :param address, port: where the destination engine listens; port 0 for a free one.
     :param migration: downtime_limit_ns, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
-        and, if wanted, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
+        and, if wanted, those of :class:`bench.migration.levers.Levers`, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
         the guest is paused).
     :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
     :param tag: part of the engines' file names, unique within the run.
