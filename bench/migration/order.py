@@ -74,7 +74,7 @@ class Outcome:
     digest_destination: str | None = None
     bytes_sent: int = 0
     connections: int = 0
-    cost: Mapping[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         both = self.digest_source is not None and self.digest_destination is not None
@@ -86,5 +86,5 @@ class Outcome:
             "identical": self.digest_source == self.digest_destination if both else None,
             "bytes_sent": self.bytes_sent,
             "connections": self.connections,
-            "cost": dict(self.cost),
+            "cost": self.cost,
         }

@@ -104,7 +104,7 @@ class Session:
             if hasattr(self, "_connection"):
                 self.outcome.bytes_sent = self._connection.sent_bytes
             if hasattr(self, "_throttler"):
-                self.outcome.cost = {**self._sender.cost(), **self._throttler.cost(), **unpacking(self._unpacking)}
+                self.outcome.cost |= {**self._sender.cost(), **self._throttler.cost(), **unpacking(self._unpacking)}
         return self.outcome
 
     def _set_up(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench import testbed
 from bench.errors import ScenarioError
 from bench.scenario import Scenario, load_scenario, parse_scenario, restore_scenario
 
@@ -85,3 +86,13 @@ def test_a_missing_file_is_one_error(tmp_path):
 def test_a_scenario_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Scenario().title = "x"  # type: ignore[misc]
+
+
+def test_an_announce_delay_moves_the_whole_schedule_of_a_migration_only():
+    scenario = parse_scenario({"migration": {"announce_delay": "100ms"}}, "test")
+    raised = testbed.Testbed.__new__(testbed.Testbed)
+    raised.scenario = scenario
+    boot = raised.announcement()["offsets_ns"]
+    assert boot[0] == 0
+    moved = raised.announcement(scenario.migration.announce_delay)["offsets_ns"]
+    assert moved == [offset + 100_000_000 for offset in boot]
