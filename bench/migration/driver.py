@@ -44,8 +44,8 @@ class Plan:
     :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
     :param address, port: where the destination engine listens; port 0 for a free one.
     :param migration: downtime_limit_ns, max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence, verify, mode
-        and, if wanted, those of :class:`bench.migration.levers.Levers`, link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while
-        the guest is paused).
+        and, if wanted, those of :class:`bench.migration.levers.Levers`, link_timeout_ns (nothing gets through) and
+        answer_timeout_ns (the destination says nothing while the guest is paused).
     :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
     :param tag: part of the engines' file names, unique within the run.
     """

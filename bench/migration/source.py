@@ -123,7 +123,6 @@ class Session:
         self._decoder = wire.Decoder(self._connection, wire.TO_SOURCE)
         pacer = Pacer(order.limits.max_bandwidth_bps)
         self._sender = make_sender(self._connection, self._memory, pacer, order.levers)
-        self._throttler = Throttler(self._guest, order.levers, self.report, order.guest.get("vcpus", 1))
         hello = {
             "guest": {**order.guest, "memory_bytes": memory.size_bytes},
             "announce": order.announce,
@@ -139,6 +138,7 @@ class Session:
         self._tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], memory.size_bytes)
         self._stack.callback(self._tracker.close)
         self._check_cancel()
+        self._throttler = Throttler(self._guest, order.levers, self.report, order.guest.get("vcpus", 1))
         self._began_ns = now_ns()
         self.report("setup_end", tracking=method)
 
