@@ -164,7 +164,14 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
     output = OutputDirectory.choose(wanted, path)
 
     def inside() -> int:
-        runner = Runner(scenario, plan, run_directory.path, output.path, progress.on_event)
+        runner = Runner(
+            scenario,
+            plan,
+            run_directory.path,
+            output.path,
+            progress.on_event,
+            record_cgroup=run_directory.record_cgroup,
+        )
         with progress:
             result = runner.run()
         render(result, console)

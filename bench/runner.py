@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.analysis.assemble import FlowRecords, Move, RawRun, assemble
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, DeadlineError, HostError
 from bench.forecasting import Forecaster, sample_duration_ns
+from bench.host.cgroup import make_parent
 from bench.host.load import LoadSampler
 from bench.host.machine import environment
 from bench.host.sandbox import exit_status, notices_held
@@ -43,17 +45,27 @@ class Runner:
     :param run_directory: of the ledger: sockets, databases, events and logs while the run lasts.
     :param output: the result's directory, made and empty.
     :param progress: called with every event as it comes.
+    :param record_cgroup: notes in the ledger a control group that is about to be made; None: make none.
     :ivar notice: the exit status that a run has which was stopped by Ctrl-C, SIGTERM or SIGHUP; 0 otherwise.
     """
 
     def __init__(
-        self, scenario: Scenario, plan: Plan, run_directory: Path, output: Path, progress: Callable[[Event], None]
+        self,
+        scenario: Scenario,
+        plan: Plan,
+        run_directory: Path,
+        output: Path,
+        progress: Callable[[Event], None],
+        *,
+        record_cgroup: Callable[[Path], Path] | None = None,
     ) -> None:
         self.scenario = scenario
         self.plan = plan
         self.directory = run_directory
         self.output = output
         self._progress = progress
+        self._record_cgroup = record_cgroup
+        self._cgroup: Path | None = None
         self._last_reply_ns: dict[str, int] = {}
         self._dead: set[str] = set()
         # Nobody knows when a command gets an answer, so nobody waits for one.
@@ -245,7 +257,7 @@ class Runner:
             if self._interrupted or not testbed.guest_alive:
                 return
             self._wait_recovered(agents, testbed, move.end_ns)
-            announced = testbed.announcement()["offsets_ns"]
+            announced = testbed.announcement(self.scenario.migration.announce_delay)["offsets_ns"]
             self._wait(agents, testbed, max(announced, default=0), "announcing")
             if move.outcome["outcome"] == "failed":
                 return
@@ -325,13 +337,32 @@ class Runner:
                 "max_bandwidth_bps": migration.max_bandwidth,
                 "on_no_convergence": migration.on_no_convergence,
                 "verify": migration.verify,
+                "zero_pages": migration.zero_pages,
+                "compression": migration.compression,
+                "compression_level": migration.compression_level,
+                "compression_threads": migration.compression_threads,
+                "delta_cache_bytes": migration.delta_cache,
+                "auto_converge": migration.auto_converge,
+                "dirty_limit_bytes_per_s": migration.dirty_limit,
+                "cgroup": self._throttle_cgroup(),
             },
-            announce=testbed.announcement(),
+            announce=testbed.announcement(migration.announce_delay),
             events_directory=self.directory / "events",
             log_directory=self.directory / "logs",
             tag=str(number),
             recover_every_ns=RECOVER_EVERY_NS,
         )
+
+    def _throttle_cgroup(self) -> str:
+        """The run's control group for vCPUs, made when the scenario first needs it; empty for none."""
+        migration = self.scenario.migration
+        wanted = migration.auto_converge or migration.on_no_convergence == "throttle"
+        if not wanted or self._record_cgroup is None:
+            return ""
+        if self._cgroup is None:
+            self._cgroup = make_parent(f"migration-bench-{self.directory.name}", self._record_cgroup)
+        # A Mininet host mounts a /sys of its own, which hides the hierarchy: this process still sees it.
+        return "" if self._cgroup is None else f"/proc/{os.getpid()}/root{self._cgroup}"
 
     # the network seen from the analysis
 

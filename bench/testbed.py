@@ -225,12 +225,15 @@ class Testbed:
     def lease_path(self) -> Path:
         return self.directory / "lease"
 
-    def announcement(self) -> dict[str, Any]:
-        """Frames and offsets of the scenario's announcement, as the guest's ``start`` and ``take`` want them."""
+    def announcement(self, delay_ns: int = 0) -> dict[str, Any]:
+        """Frames and offsets of the scenario's announcement, as the guest's ``start`` and ``take`` want them.
+
+        :param delay_ns: how much later than scheduled it begins.
+        """
         announce, guest = self.scenario.announce, self.scenario.guest
         return {
             "frames": frames(announce.kinds, guest.mac, guest.address),
-            "offsets_ns": list(offsets_ns(announce.schedule)),
+            "offsets_ns": [delay_ns + offset for offset in offsets_ns(announce.schedule)],
         }
 
     def guest_paths(self, host: str) -> tuple[Path, Path, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MIGRATION = {
     "verify": "background",
     "mode": "precopy",
 }
+RANDOM = {"zero": 0.0, "text": 0.0, "random": 1.0}
+IDLE = {"pattern": "idle"}
 
 
 def report(name: str, value: float, unit: str, reference: float, goal: str | None = None) -> None:
@@ -75,7 +77,11 @@ class Moving:
         finally:
             server.stop()
 
-    def move(self, on_event: Callable[[Event, Migration], None] | None = None) -> tuple[dict[str, Any], Timeline]:
+    def move(
+        self,
+        on_event: Callable[[Event, Migration], None] | None = None,
+        settings: Mapping[str, Any] = MIGRATION,
+    ) -> tuple[dict[str, Any], Timeline]:
         """Migrate to the other hypervisor. :returns: the outcome, and the source engine's events."""
         here, there = self._ends()
         guest = self.testbed.guest
@@ -96,7 +102,7 @@ class Moving:
             lease_path=self.testbed.lease_path,
             address=there.address,
             port=0,
-            migration=MIGRATION,
+            migration=settings,
             announce=self.testbed.announcement(),
             events_directory=self.directory / "events",
             log_directory=self.directory / "logs",
@@ -131,11 +137,12 @@ def with_moving_guest(
     memory: str,
     body: Callable[[Moving], None],
     *,
-    workload: dict[str, Any] | None = None,
+    content: Mapping[str, float] = RANDOM,
+    workload: Mapping[str, Any] = IDLE,
 ) -> int:
     """Run *body* in a sandbox on a testbed whose links have *bandwidth*; returns the exit code.
 
-    :param workload: of the guest; None idles.
+    :param content, workload: of the guest, as in a scenario.
     """
     scenario = parse_scenario(
         {
@@ -144,8 +151,8 @@ def with_moving_guest(
             "controller": {"app": "standalone"},
             "guest": {
                 "memory": memory,
-                "content": {"zero": 0.0, "text": 0.0, "random": 1.0},
-                "workload": workload or {"pattern": "idle"},
+                "content": dict(content),
+                "workload": dict(workload),
             },
             "clients": [],
         },

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from _moving import Moving, report, with_moving_guest
+from _moving import IDLE, Moving, report, with_moving_guest
 
 from bench.analysis import model
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
@@ -156,7 +156,7 @@ def _writes_per_s(vcpu: Vcpu, tracker: DirtyTracker | None) -> float:
 
 
 if __name__ == "__main__":
-    for what, workload in ((idle, None), (hot, HOT_SET)):
+    for what, workload in ((idle, IDLE), (hot, HOT_SET)):
         if with_moving_guest("1Gbit", MEMORY, what, workload=workload):
             raise RuntimeError(f"{what.__name__}: the sandbox failed")
     unpaced()

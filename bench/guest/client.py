@@ -213,6 +213,22 @@ class GuestControl:
         """Every page is there."""
         self._call("expect_pages", {"enable": False}, deadline)
 
+    def throttle(self, share_ppm: int, cgroup: str = "", deadline: Deadline | None = None) -> str:
+        """Leave each vCPU so many millionths of a processor; 1,000,000 ends it, and so do ``pause`` and the end of this
+        connection.
+
+        :param cgroup: a control group that groups with a quota can be made in; empty for none.
+        :returns: how it is done: ``cgroup-v2``, ``cgroup-v1`` or ``loop``; empty when it never was.
+        """
+        return str(self._call("throttle", {"share_ppm": share_ppm, "cgroup": cgroup}, deadline).get("mechanism", ""))
+
+    def cap_writes(self, writes_per_s: int, deadline: Deadline | None = None) -> int:
+        """Let each vCPU write pages no more often than that; 0 ends it, and so does what ends ``throttle``.
+
+        :returns: the writes that all vCPUs have done so far.
+        """
+        return self._integer(self._call("cap_writes", {"writes_per_s": writes_per_s}, deadline), "writes")
+
     # switchover
 
     def pause(self, deadline: Deadline | None = None) -> Paused:

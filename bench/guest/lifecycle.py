@@ -37,6 +37,7 @@ from bench.guest.port import GUEST_INTERFACE, GuestPort
 from bench.guest.services.base import Machine
 from bench.guest.sockets import Sockets
 from bench.guest.store import Store
+from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
 from bench.guest.workload import split
 from bench.host.kernel import CLONE_NEWNET, set_parent_death_signal, set_sysctls, unshare
@@ -85,6 +86,7 @@ class ProcessGuest:
         self._announcer: Announcer | None = None
         self._sockets: Sockets | None = None
         self._vcpus: list[Vcpu] = []
+        self._throttle: VcpuThrottle | None = None
         self._tracking: WriteTracking | None = None
         self._tracks: str = ""
         self._expected: ExpectedPages | None = None
@@ -126,6 +128,7 @@ class ProcessGuest:
             deadline=Deadline(_VCPU_START_NS),
             populate=config.populate,
         )
+        self._throttle = VcpuThrottle(self._vcpus, f"{config.name}.{os.getpid()}")
         for vcpu in self._vcpus:
             self._watch(vcpu)
         self.state = State.SKELETON if config.skeleton else State.READY
@@ -223,6 +226,23 @@ class ProcessGuest:
         if self._sockets is not None:
             self._sockets.open_door()
 
+    def throttle(self, share_ppm: int, cgroup: str) -> str:
+        """:returns: the mechanism."""
+        self._need(State.RUNNING)
+        assert self._throttle is not None
+        return self._throttle.set_share(share_ppm, cgroup)
+
+    def cap_writes(self, writes_per_s: int) -> int:
+        """:returns: the writes that all vCPUs have done so far."""
+        self._need(State.RUNNING)
+        assert self._throttle is not None
+        return self._throttle.set_writes(writes_per_s)
+
+    def release_throttle(self) -> None:
+        """Idempotent, in any state."""
+        if self._throttle is not None:
+            self._throttle.release()
+
     # switchover at the source
 
     def pause(self) -> tuple[int, dict[str, Any]]:
@@ -235,6 +255,7 @@ class ProcessGuest:
         self._loop.hold_bulk()
         sockets.freeze()
         try:
+            self.release_throttle()  # one that is held back could not stop until its next period
             registers = pause_all(self._vcpus, Deadline(_VCPU_NS))
             times["vcpus_stopped_ns"] = now_ns()
             sockets.drain()
@@ -407,9 +428,12 @@ class ProcessGuest:
             self._attempt("remove", self._port.remove)
         if self._announcer is not None:
             self._attempt("announcer", self._announcer.close)
+        self.release_throttle()
         for vcpu in self._vcpus:
             self._loop.unwatch(vcpu.channel.fileno())
             self._attempt("vcpu", vcpu.quit)
+        if self._throttle is not None:
+            self._attempt("throttle", self._throttle.close)
         self._record("stopped", now_ns(), reason=reason)
         self.flush()
 

@@ -8,7 +8,7 @@ What closing a connection means (the dead man's switch):
 
 - of the one that sent ``pause``, the guest still paused: reclaim the lease and run again, or die if that fails;
 - of the one that configured a skeleton which has not taken over: die;
-- of the one that switched tracking on or closed the door: undo that.
+- of the one that switched tracking on, closed the door or throttled the vCPUs: undo that.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class GuestProcess:
         self._pauser: Channel | None = None
         self._tracker: Channel | None = None
         self._doorkeeper: Channel | None = None
+        self._throttler: Channel | None = None
         self._reason = ""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
@@ -117,6 +118,9 @@ class GuestProcess:
             self._dead_man()
         if channel is self._creator and self._guest.state is not State.RUNNING:
             self._finish("the creator of the skeleton is gone")
+        if channel is self._throttler:  # first: a vCPU that is held back answers late
+            self._throttler = None
+            self._undo("throttle", self._guest.release_throttle)
         if channel is self._tracker:
             self._tracker = None
             self._undo("tracking", self._guest.stop_tracking)
@@ -213,6 +217,14 @@ class GuestProcess:
         self._guest.open_door()
         self._doorkeeper = None
         return {}, -1
+
+    def _do_throttle(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        self._throttler = channel
+        return {"mechanism": self._guest.throttle(int(args["share_ppm"]), str(args["cgroup"]))}, -1
+
+    def _do_cap_writes(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        self._throttler = channel
+        return {"writes": self._guest.cap_writes(int(args["writes_per_s"]))}, -1
 
     def _do_pause(self, channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         fd, value = self._guest.pause()

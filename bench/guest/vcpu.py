@@ -8,6 +8,8 @@
     pause  {} -> {registers}            no write happens after this reply until the next run
     track  {enable, method} -> {pid, base}
     expect {enable} -> {pid, base} + a userfaultfd    touching a page that is not there waits for it from now on
+    throttle {share_ppm, writes_per_s} -> {writes}   write during this share of every 10 ms only, and no more often (0:
+                                        as often as wanted)
     stats  {} -> {index, running, writes, missed_writes}
     check  {limit} -> {pages, wrong, first_wrong, position}   memory against the last write of each page
     quit   {} -> {}
@@ -42,6 +44,9 @@ from bench.memory.uffd import WriteTracking, arm_write_tracking
 TICK_NS = NS_PER_MS
 MAX_BEHIND_NS = 100 * NS_PER_MS
 BATCH_WRITES = 256  # at once, before the channel is looked at: below 1 ms even when each is the first to its page
+THROTTLE_PERIOD_NS = 10 * NS_PER_MS
+_THROTTLED_WRITES = 16  # at once while throttled: below 50 us
+_FULL_PPM = 1_000_000
 _PREPARED_BYTES = 256 << 10
 TRACK_METHODS = ("pagemap-scan", "soft-dirty")
 
@@ -115,6 +120,27 @@ class Pacer:
         return duration_ns * self.rate // (PAGE_BYTES * NS_PER_S)
 
 
+class WriteCap:
+    """At most so many writes per second, and no more than :data:`THROTTLE_PERIOD_NS` is worth (at least one) at once.
+
+    :param writes_per_s: 0 for no cap.
+    """
+
+    def __init__(self, writes_per_s: int) -> None:
+        self.writes_per_s = writes_per_s
+        self._free_ns = 0
+
+    def take(self, wanted: int, at_ns: int) -> int:
+        """How many of *wanted* writes may be done now; they count as done."""
+        if not self.writes_per_s or not wanted:
+            return wanted
+        each_ns = NS_PER_S // self.writes_per_s
+        self._free_ns = max(self._free_ns, at_ns - max(THROTTLE_PERIOD_NS, each_ns))
+        count = min(wanted, (at_ns - self._free_ns) // max(1, each_ns))
+        self._free_ns += count * each_ns
+        return max(0, count)
+
+
 class Vcpu:
     """The vCPU behind one channel."""
 
@@ -128,6 +154,8 @@ class Vcpu:
         self._running = False
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
+        self._share_ppm = _FULL_PPM
+        self._cap = WriteCap(0)
 
     def serve(self) -> None:
         """Until ``quit`` or end of file."""
@@ -151,10 +179,28 @@ class Vcpu:
 
     def _tick(self) -> None:
         writer = self._ready()
+        if self._share_ppm < _FULL_PPM or self._cap.writes_per_s:
+            self._throttled_tick(writer)
+            return
         due = self._pacer.due(now_ns())
         writer.step(due)
         self._pacer.did(due)
         self._next_ns = self._pacer.next_ns(now_ns())
+
+    def _throttled_tick(self, writer: Writer) -> None:
+        """What is due, as far as it fits into this period's share; then nothing until the next period."""
+        begin_ns = now_ns() // THROTTLE_PERIOD_NS * THROTTLE_PERIOD_NS
+        end_ns = begin_ns + THROTTLE_PERIOD_NS * self._share_ppm // _FULL_PPM
+        wanted = self._pacer.due(now_ns())
+        due = self._cap.take(wanted, now_ns())
+        capped = due < wanted
+        while due and now_ns() < end_ns:
+            count = min(due, _THROTTLED_WRITES)
+            writer.step(count)
+            self._pacer.did(count)
+            due -= count
+        now = now_ns()
+        self._next_ns = begin_ns + THROTTLE_PERIOD_NS if capped or now >= end_ns else self._pacer.next_ns(now)
 
     def _ready(self) -> Writer:
         if self._writer is None:
@@ -172,6 +218,7 @@ class Vcpu:
             "run": self._do_run,
             "pause": self._do_pause,
             "track": self._do_track,
+            "throttle": self._do_throttle,
             "stats": self._do_stats,
         }
         fds = self._channel.take_fds(int(message.get("fds", 0)))
@@ -273,6 +320,18 @@ class Vcpu:
         if args["enable"]:
             self._expected = expect_pages(self._memory.base, self._memory.size_bytes)
         return {"pid": os.getpid(), "base": self._memory.base}
+
+    def _do_throttle(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        share_ppm, writes_per_s = args["share_ppm"], args["writes_per_s"]
+        if not isinstance(share_ppm, int) or not 0 < share_ppm <= _FULL_PPM:
+            raise GuestError(f"vCPU: a share of {str(share_ppm)[:40]} ppm")
+        if not isinstance(writes_per_s, int) or writes_per_s < 0:
+            raise GuestError(f"vCPU: {str(writes_per_s)[:40]} writes per second")
+        self._share_ppm = share_ppm
+        if writes_per_s != self._cap.writes_per_s:
+            self._cap = WriteCap(writes_per_s)
+        self._next_ns = now_ns()
+        return {"writes": self._ready().workload.position}
 
     def _do_stats(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args

@@ -96,6 +96,15 @@ class Vcpu:
         self.channel.call("expect", {"enable": enable}, deadline=deadline)
         return self.channel.take_fds(1)[0] if enable else -1
 
+    def throttle(self, share_ppm: int, writes_per_s: int, deadline: Deadline) -> int:
+        """Have it write during this share of every 10 ms only (1,000,000 is always), and no more often than that (0 is
+        as often as it wants).
+
+        :returns: the writes done so far.
+        """
+        args = {"share_ppm": share_ppm, "writes_per_s": writes_per_s}
+        return int(self.channel.call("throttle", args, deadline=deadline)["writes"])
+
     def stats(self, deadline: Deadline) -> dict[str, Any]:
         """{index, running, writes, missed_writes}."""
         return self.channel.call("stats", deadline=deadline)

@@ -307,15 +307,17 @@ def _remove_file(path: Path) -> str:
 
 
 def _remove_cgroup(path: Path) -> str:
-    """rmdir, for a moment again and again: the group's last processes may still be on their way out."""
+    """rmdir of it and the groups below it, for a moment again and again: the last processes may still be on their way
+    out.
+    """
 
     def gone() -> bool:
         try:
+            for below, _directories, _files in os.walk(path, topdown=False):
+                Path(below).rmdir()
             path.rmdir()
-        except FileNotFoundError:
-            return True
         except OSError:
-            return False
+            return not path.exists()
         return True
 
     try:

@@ -28,6 +28,7 @@ from bench.host.lease import Lease
 from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
 from bench.migration import storage, wire
+from bench.migration.compression import NONE, load_codec
 from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of, want
 from bench.migration.modes import MODES
 from bench.migration.pages import PageReceiver
@@ -40,7 +41,7 @@ SILENCE_NS: Final = 120 * NS_PER_S  # between two frames; a dead link is noticed
 GUEST_LISTENS_NS: Final = 20 * NS_PER_S
 LOAD_NS: Final = 60 * NS_PER_S
 STOP_NS: Final = 2 * NS_PER_S
-ROUND_KINDS: Final = (Kind.RUN, Kind.PAGES, Kind.ZERO, Kind.ROUND_END, Kind.FINAL)
+ROUND_KINDS: Final = (*wire.TRANSFERS, Kind.ROUND_END, Kind.FINAL)
 POST_COPY_KINDS: Final = (Kind.ADVISE, Kind.MISSING, Kind.LISTEN)
 
 T = TypeVar("T")
@@ -146,6 +147,7 @@ class Arrival:
         memory_bytes = want(guest, "memory_bytes", int, "HELLO: guest")
         if not 0 < memory_bytes <= MAX_MEMORY_BYTES or memory_bytes % wire.PAGE_BYTES:
             raise WireError(f"HELLO: a guest of {memory_bytes} bytes is not a number of pages up to 1 TiB")
+        codec = load_codec(str(hello.fields.get("compression", NONE)))  # a library that is missing is said now
         if hello.fields.get("mode") not in MODES:
             raise MigrationError(f"the source migrates by a mode unknown here: {str(hello.fields.get('mode'))[:80]!r}")
         self._verify = str(hello.fields.get("verify", "off"))
@@ -185,7 +187,7 @@ class Arrival:
         if populate:
             self._memory.populate()  # maps it here before the first page arrives
         self._hashes = PageHashes(self._memory.page_count) if self._verify == "background" else None
-        self._receiver = PageReceiver(self._connection, self._memory, self._hashes)
+        self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes, "token": self.token}))
@@ -212,7 +214,7 @@ class Arrival:
                 self._receiver.place(frame)
         self.report("final_pages_received")
         self._load(self._expect(Kind.DEVICE))
-        ready: dict[str, Any] = {"connections": self._connections}
+        ready: dict[str, Any] = {"connections": self._connections, "unpacking": self._receiver.unpacking.to_json()}
         if self._verify == "pause":
             ready["digest"] = self._digest()
         self._connection.send(wire.encode_json(Kind.READY, ready))

@@ -8,7 +8,8 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
   postcopy_listen {pages}, postcopy_begin {pages}, postcopy_paused {reason, pages_left},
   postcopy_recovered {pages_left}, postcopy_recover_failed {reason}, postcopy_end {the counts of ``cost``},
   source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
-  identical, bytes_sent, connections, cost}.
+  identical, bytes_sent, connections, cost}; and, with levers that do so, throttle {percent, mechanism} and
+  dirty_limit {writes_per_s, dirty_bytes_per_s}.
 - ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
   device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, postcopy_begin {pages},
   postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left}, postcopy_complete, finished {outcome, reason}.
@@ -51,8 +52,9 @@ class Plan:
     :param guest_socket: of the guest at the source; *new_guest_…* are for the one to be made.
     :param address, port: where the destination engine listens; port 0 for a free one.
     :param migration: downtime_limit_ns (or "min"), max_rounds, max_time_ns, max_bandwidth_bps, on_no_convergence,
-        verify, mode, precopy_rounds (of mode hybrid) and, if wanted, link_timeout_ns (nothing gets through) and
-        answer_timeout_ns (the destination says nothing while the guest is paused).
+        verify, mode, precopy_rounds (of mode hybrid) and, if wanted, those of :class:`bench.migration.levers.Levers`,
+        link_timeout_ns (nothing gets through) and answer_timeout_ns (the destination says nothing while the guest is
+        paused).
     :param announce: ``{"frames": [{"kind", "hex"}], "offsets_ns": []}``.
     :param recover_every_ns: how often a post-copy whose network failed is told to recover; 0: only by
         :meth:`Migration.recover`.

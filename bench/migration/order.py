@@ -9,6 +9,7 @@ from typing import Any, Final
 from bench.clock import NS_PER_S
 from bench.errors import MigrationError
 from bench.migration.engine import want
+from bench.migration.levers import Levers
 from bench.migration.policy import Limits
 from bench.migration.states import State
 from bench.migration.transport import LINK_TIMEOUT_NS
@@ -32,6 +33,7 @@ class Order:
     announce: Mapping[str, Any]
     link_timeout_ns: int
     answer_timeout_ns: int
+    levers: Levers
 
     @property
     def post_copy(self) -> str:
@@ -48,8 +50,8 @@ class Order:
         if verify not in ("background", "pause", "off"):
             raise MigrationError(f"migrate: verify {verify!r} is none of background, pause, off")
         mode, otherwise = migration.get("mode", "precopy"), migration.get("on_no_convergence", "force")
-        if otherwise not in ("force", "cancel", "post-copy"):
-            raise MigrationError("migrate: on_no_convergence must be force, cancel or post-copy")
+        if otherwise not in ("force", "cancel", "post-copy", "throttle"):
+            raise MigrationError("migrate: on_no_convergence must be force, cancel, post-copy or throttle")
         if verify == "pause" and (mode in POST_COPY_MODES or otherwise == "post-copy"):
             raise MigrationError(
                 "migrate: verify 'pause' compares whole memories at the pause, when post-copy has not sent them",
@@ -76,6 +78,7 @@ class Order:
             announce=want(args, "announce", dict, "migrate"),
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
+            levers=Levers.from_json(migration),
         )
 
 

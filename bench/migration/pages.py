@@ -11,8 +11,10 @@ is read back from memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.clock import Deadline, now_ns
 from bench.errors import WireError
@@ -20,7 +22,9 @@ from bench.memory.bitmap import Pages
 from bench.memory.hashes import PageHashes
 from bench.memory.image import WORDS_PER_PAGE, GuestMemory, Words
 from bench.memory.zero import zero_pages
-from bench.migration import wire
+from bench.migration import delta, wire
+from bench.migration.compression import Codec
+from bench.migration.cost import Meter
 from bench.migration.transport import Buffer, Connection, Pacer
 from bench.migration.wire import Frame, Kind
 
@@ -38,13 +42,41 @@ class PageSender:
     """Sends pages of one memory over one connection.
 
     :param pacer: keeps to the bandwidth limit; replace it (rate 0) for the final copy.
+    :param find_zeros: whether zero pages are looked for; without it they are sent as any other.
     """
 
-    def __init__(self, connection: Connection, memory: GuestMemory, pacer: Pacer) -> None:
+    def __init__(self, connection: Connection, memory: GuestMemory, pacer: Pacer, find_zeros: bool = True) -> None:
         self.connection = connection
         self.pacer = pacer
+        self.find_zeros = find_zeros
         self._words = memory.words
         self._buffer = np.empty((wire.MAX_FRAME_PAGES, WORDS_PER_PAGE), dtype=np.uint64)
+        self._zero_meter = Meter()
+        self._zero_pages = 0
+        self._zero_bytes = 0
+
+    # what a subclass may do otherwise
+
+    def begin_round(self, number: int) -> None:
+        """What is sent from now on belongs to this round (from 1) of a pre-copy, the final copy included."""
+
+    def end_round(self) -> None:
+        """What is sent from now on belongs to no round."""
+
+    def batch_pages(self, pages: int) -> int:
+        """How many pages take as long on the link as *pages* plain ones do, up to :data:`wire.MAX_FRAME_PAGES`."""
+        return pages
+
+    def expected_bytes(self, pages: int) -> int:
+        """What so many dirty pages will take on the wire, as far as can be said."""
+        return pages * wire.PAGE_BYTES
+
+    def cost(self) -> dict[str, Any]:
+        """What each lever of this sender saved and took, JSON-able: see :mod:`bench.migration.cost`."""
+        if not self.find_zeros:
+            return {}
+        saved = self._zero_pages * wire.PAGE_BYTES - self._zero_bytes
+        return {"zero_pages": {"pages": self._zero_pages, "saved_bytes": saved, **self._zero_meter.to_json()}}
 
     def send(self, pages: Pages, totals: Sent) -> None:
         """Send up to :data:`wire.MAX_FRAME_PAGES` pages (rising numbers), then wait as the pacer says.
@@ -55,17 +87,21 @@ class PageSender:
         first = int(pages[0])
         neighbours = int(pages[-1]) - first + 1 == count
         rows = self._words[first : first + count] if neighbours else self._gather(pages)
-        zero = zero_pages(rows)
+        zero = self._zeros(rows)
         zeros = int(np.count_nonzero(zero))
         if not zeros:
             head = wire.encode_run(first, count) if neighbours else wire.encode_pages(pages.astype(np.uint32))
             sent = self.connection.send(head, rows.data)
         else:
-            parts: list[Buffer] = [wire.encode_zero(wire.runs_of(pages[zero]))]
+            parts: list[Buffer] = [self._encode_zero(pages[zero])]
             full = pages[~zero]
             if len(full):
                 parts += [wire.encode_pages(full.astype(np.uint32)), self._gather(full).data]
             sent = self.connection.send(*parts)
+        self._account(totals, count, zeros, sent)
+
+    def _account(self, totals: Sent, count: int, zeros: int, sent: int) -> None:
+        """*sent* bytes for *count* pages, *zeros* of them zero, have just been written: wait as the pacer says."""
         totals.pages += count
         totals.zero_pages += zeros
         totals.sent_bytes += sent
@@ -73,6 +109,18 @@ class PageSender:
         wait_ns = due_ns - now_ns()
         if wait_ns > 0:
             self.connection.wait(0, Deadline(wait_ns), "pacing")
+
+    def _zeros(self, rows: Words) -> npt.NDArray[np.bool_]:
+        if not self.find_zeros:
+            return np.zeros(len(rows), dtype=np.bool_)
+        with self._zero_meter:
+            return zero_pages(rows)
+
+    def _encode_zero(self, pages: Pages) -> bytes:
+        frame = wire.encode_zero(wire.runs_of(pages))
+        self._zero_pages += len(pages)
+        self._zero_bytes += len(frame)
+        return frame
 
     def _gather(self, pages: Pages) -> Words:
         into = self._buffer[: len(pages)]
@@ -84,9 +132,15 @@ class PageReceiver:
     """Places pages in the skeleton's memory.
 
     :param hashes: updated with what was placed; None when nothing is verified. Fresh memory is all zero pages.
+    :param codec: what PACKED frames are compressed with; None when the source never sends any.
+    :ivar unpacking: what PACKED and DELTA frames cost this side.
     """
 
-    def __init__(self, connection: Connection, memory: GuestMemory, hashes: PageHashes | None) -> None:
+    def __init__(
+        self, connection: Connection, memory: GuestMemory, hashes: PageHashes | None, codec: Codec | None = None
+    ) -> None:
+        self.unpacking = Meter()
+        self._codec = codec
         self._connection = connection
         self._memory = memory
         self._hashes = hashes
@@ -95,9 +149,11 @@ class PageReceiver:
         self._round_pages = 0
 
     def place(self, frame: Frame) -> None:
-        """Read the payload of a RUN, PAGES or ZERO frame and put it where it belongs."""
+        """Read the payload of a RUN, PAGES, ZERO, PACKED or DELTA frame and put it where it belongs."""
         self._round_pages += frame.pages
-        if frame.kind is Kind.RUN:
+        if frame.kind in (Kind.PACKED, Kind.DELTA):
+            self._place_squeezed(frame)
+        elif frame.kind is Kind.RUN:
             self._place_run(frame.value, frame.count)
         elif frame.kind is Kind.PAGES:
             self._place_pages(frame.indices.astype(np.int64))
@@ -121,6 +177,21 @@ class PageReceiver:
         rows = self._buffer[: len(pages)]
         self._connection.read_into(rows.data.cast("B"))
         self._memory.words[pages] = rows
+        self._written[pages] = True
+        if self._hashes is not None:
+            self._hashes.update(self._memory.words, pages)
+
+    def _place_squeezed(self, frame: Frame) -> None:
+        payload = self._connection.read_exactly(frame.payload_bytes)  # less than the pages themselves
+        pages = frame.indices.astype(np.int64)
+        with self.unpacking:
+            if frame.kind is Kind.DELTA:
+                delta.apply(payload, pages, self._memory.words)
+            elif self._codec is None:
+                raise WireError("PACKED frame in a migration without compression")
+            else:
+                unpacked = self._codec.decompress(payload, len(pages) * wire.PAGE_BYTES)
+                self._memory.words[pages] = np.frombuffer(unpacked, dtype=np.uint64).reshape(-1, WORDS_PER_PAGE)
         self._written[pages] = True
         if self._hashes is not None:
             self._hashes.update(self._memory.words, pages)

@@ -25,6 +25,7 @@ class Action(enum.Enum):
     SWITCHOVER = "switchover"
     CANCEL = "cancel"
     POST_COPY = "post-copy"
+    THROTTLE = "throttle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Limits:
     max_rounds: int
     max_time_ns: int
     max_bandwidth_bps: int = 0
-    on_no_convergence: Literal["force", "cancel", "post-copy"] = "force"
+    on_no_convergence: Literal["force", "cancel", "post-copy", "throttle"] = "force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ def next_step(progress: Progress, limits: Limits) -> Step:
         return Step(Action.CANCEL, given_up)
     if limits.on_no_convergence == "post-copy":
         return Step(Action.POST_COPY, given_up)
+    if limits.on_no_convergence == "throttle":
+        return Step(Action.THROTTLE, given_up)
     return Step(Action.SWITCHOVER, f"forced, {given_up}")
 
 

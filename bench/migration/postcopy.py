@@ -5,7 +5,7 @@ the missing pages and the device state cross; the destination takes over. From t
 that the guest waits for, on the connection of their own, at once; all others are pushed on the first connection, those
 around a fault before the rest. One thread serves both, in pieces of about a millisecond of the link, and the push keeps
 the queues on its way short (:class:`PushWindow`), so that a fault does not stand behind it. The bandwidth limit is the
-push's; what is asked for is sent at once.
+push's; what is asked for is sent at once. Pages are neither compressed nor sent as deltas here.
 
 When the network fails, the migration pauses (``postcopy-paused``): vCPUs that need a page wait. ``recover`` connects
 anew, the destination says what it still misses, and the push goes on. What dies with a dead host:
@@ -141,7 +141,7 @@ class PageServer:
         session = self._session
         self._faults = connection
         self._requests = FrameReader(connection, (Kind.REQUEST,), session.memory.page_count)
-        self._answers = PageSender(connection, session.memory, Pacer(0))
+        self._answers = PageSender(connection, session.memory, Pacer(0), session.order.levers.zero_pages)
         session.connection.watch(connection.fileno(), self._answer)
 
     # after that
@@ -185,7 +185,7 @@ class PageServer:
         session = self._session
         connection = session.connection
         limit_bps = session.order.limits.max_bandwidth_bps
-        self._push = PageSender(connection, session.memory, Pacer(limit_bps))
+        self._push = PageSender(connection, session.memory, Pacer(limit_bps), session.order.levers.zero_pages)
         self._round = Sent()
         connection.set_link_timeout(session.order.link_timeout_ns)
         connection.limit_queue(self._window.bytes)

@@ -31,12 +31,15 @@ from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker, probe
 from bench.migration import policy, storage, wire
+from bench.migration.cost import unpacking
 from bench.migration.engine import Engine, Reporter, RunnerGone, engine_main, log, reason_of
 from bench.migration.modes import load_mode
 from bench.migration.order import Order, Outcome
+from bench.migration.packing import make_sender
 from bench.migration.pages import PageSender, Sent
 from bench.migration.policy import Progress, Step
 from bench.migration.states import State, StateMachine
+from bench.migration.throttle import Throttler
 from bench.migration.transport import Connection, Pacer, chunk_pages
 from bench.migration.wire import Frame, Kind
 
@@ -91,6 +94,8 @@ class Session:
         self._connection: Connection
         self._decoder: wire.Decoder
         self._sender: PageSender
+        self._throttler: Throttler
+        self._unpacking: object = None
         self._tracker: DirtyTracker | None = None
 
     # the whole
@@ -110,6 +115,8 @@ class Session:
                 self._failed(error)
             if hasattr(self, "_connection"):
                 self.outcome.bytes_sent = self.bytes_sent
+            if hasattr(self, "_throttler"):
+                self.outcome.cost |= {**self._sender.cost(), **self._throttler.cost(), **unpacking(self._unpacking)}
         return self.outcome
 
     def _set_up(self) -> None:
@@ -126,13 +133,15 @@ class Session:
         self._connection.watch(self._channel.fileno(), self._serve_channel)
         self.report("connected", rtt_ns=self._connection.info().rtt_ns)
         self._decoder = wire.Decoder(self._connection, wire.TO_SOURCE)
-        self._sender = PageSender(self._connection, self._memory, Pacer(order.limits.max_bandwidth_bps))
+        pacer = Pacer(order.limits.max_bandwidth_bps)
+        self._sender = make_sender(self._connection, self._memory, pacer, order.levers)
         hello = {
             "guest": {**order.guest, "memory_bytes": memory.size_bytes},
             "announce": order.announce,
             "verify": order.verify,
             "mode": order.mode,
             "postcopy": order.post_copy,
+            "compression": order.levers.compression,
         }
         self._connection.send(wire.encode_json(Kind.HELLO, hello))
         self.token = _text(self._await(Kind.SKELETON, SKELETON_NS), "token")
@@ -142,6 +151,7 @@ class Session:
         self._tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], memory.size_bytes)
         self._stack.callback(self._tracker.close)
         self._check_cancel()
+        self._throttler = Throttler(self._guest, order.levers, self.report, order.guest.get("vcpus", 1))
         self._began_ns = now_ns()
         self.report("setup_end", tracking=method)
 
@@ -153,14 +163,14 @@ class Session:
 
     def decide(self) -> Step:
         """The policy's decision on where this migration stands now."""
-        remaining = len(self.pending) * wire.PAGE_BYTES + self._connection.info().queued_bytes
+        remaining = self._sender.expected_bytes(len(self.pending)) + self._connection.info().queued_bytes
         elapsed_ns = now_ns() - self._began_ns
         bandwidth_bps = self._estimate.bps
         if not len(self.pending):
             remaining = 0 if bandwidth_bps is None else remaining
         progress = Progress(remaining, bandwidth_bps, self._rounds, elapsed_ns, self._least_bytes)
         self._least_bytes = min(remaining, remaining if self._least_bytes is None else self._least_bytes)
-        return policy.next_step(progress, self.order.limits)
+        return self._throttler.decided(policy.next_step(progress, self.order.limits))
 
     def cancel(self, reason: str) -> NoReturn:
         """:raises Cancelled: always."""
@@ -205,11 +215,13 @@ class Session:
         self.report("pause_begin", paused.times.get("pause_begin_ns"))
         self.report("paused", paused.times.get("vcpus_stopped_ns"), connections=paused.connections)
         self.outcome.connections = paused.connections
+        self._throttler.ended(now_ns())
         return paused
 
     def hand_over(self, paused: Paused) -> None:
         """Wait until the destination is ready, then have it take the guest over; returns when it runs there."""
         ready = self._await(Kind.READY, self.order.answer_timeout_ns)
+        self._unpacking = ready.fields.get("unpacking")
         if self.order.verify == "pause":
             self.outcome.digest_destination = _text(ready, "digest")
             if self.outcome.digest_source != self.outcome.digest_destination:
@@ -244,10 +256,10 @@ class Session:
         """On all connections of this migration."""
         return self._connection.sent_bytes + self._bytes_elsewhere
 
-    def collect(self) -> None:
-        """Add to :attr:`pending` what the guest wrote since the last collect."""
+    def collect(self) -> int:
+        """Add to :attr:`pending` what the guest wrote since the last collect. :returns: how many pages that were."""
         assert self._tracker is not None
-        self._tracker.collect(self.pending)
+        return self._tracker.collect(self.pending)
 
     def receive(self, kind: Kind, *others: Kind) -> Frame:
         """The next frame of the destination; see :meth:`_await`."""
@@ -285,6 +297,7 @@ class Session:
         While paused the collect comes first: from then on nothing writes.
         """
         self._rounds += 1
+        self._sender.begin_round(self._rounds)
         begin_ns = now_ns()
         if paused:
             self.collect()
@@ -300,7 +313,9 @@ class Session:
             self._connection.check()
             if not paused:
                 self._check_cancel()
+                self._throttler.during_round(self._tracker)
             self.tell_progress(self._rounds, begin_ns, sent, len(pages))
+        self._sender.end_round()
         self.pending.set_pages(pages[sent.pages :])
         sent.sent_bytes += self._connection.send(wire.encode_round_end(self._rounds, sent.pages))
         if paused:
@@ -308,7 +323,8 @@ class Session:
         self._account(acked_bytes, begin_ns)
         queued_bytes = self._connection.info().queued_bytes
         if not paused:
-            self.collect()
+            dirty_pages = self.collect()
+            self._throttler.after_round(dirty_pages * wire.PAGE_BYTES, sent.sent_bytes, now_ns())
         self.report(
             "round_end",
             round=self._rounds,
@@ -336,7 +352,7 @@ class Session:
         limit = self.order.limits.max_bandwidth_bps
         if limit:
             rate = min(rate or limit, limit)
-        return chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, wire.MAX_FRAME_PAGES)
+        return self._sender.batch_pages(chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, wire.MAX_FRAME_PAGES))
 
     def _early_rate(self) -> int | None:
         """What the first round has reached so far."""
@@ -522,6 +538,8 @@ class Session:
             return
         with contextlib.suppress(BenchError, OSError):
             self._guest.open_door()
+            if hasattr(self, "_throttler"):
+                self._throttler.release()
             if self._tracking:
                 self._guest.track(False, "pagemap-scan")
 

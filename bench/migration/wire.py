@@ -5,7 +5,7 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
     to-destination   = HELLO *round [ FINAL *transfer ROUND-END DEVICE HANDOVER ]      ; CANCEL or ERROR may replace any
                                                                                        ; frame from the first round on
     round            = *transfer ROUND-END
-    transfer         = RUN / PAGES / ZERO
+    transfer         = RUN / PAGES / ZERO / PACKED / DELTA
     to-source        = SKELETON [ READY [ TAKEN / REFUSED ] [ DIGEST ] ]               ; ERROR may replace any frame
 
     post-copy, in place of FINAL and its round: ADVISE (answered by ARMED) before the pause, *MISSING LISTEN after it;
@@ -22,6 +22,8 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
     RUN        pages           first page         -                                  count pages, next to each other
     PAGES      pages           0                  count x u32, strictly rising       count pages, in that order
     ZERO       runs            pages in all       count x (first:u32, pages:u32)     -
+    PACKED     pages           payload's bytes    count x u32, strictly rising       those pages, compressed together
+    DELTA      pages           payload's bytes    count x u32, strictly rising       what changed in them, see delta.py
     ROUND-END  round from 1    pages of the round, zero pages included; no meta      -
     FINAL      round from 1    0                  -                                  -
     DEVICE     0               blob's bytes       -                                  the device state
@@ -30,6 +32,9 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
     REQUEST    pages           0                  count x u32, strictly rising       -
     SKELETON READY TAKEN REFUSED DIGEST HANDOVER CANCEL ERROR JOIN ADVISE ARMED COMPLETE:  count 0, value 0, meta a
                                                                                      JSON object, no payload
+
+PACKED is compressed by what HELLO named (:mod:`bench.migration.compression`) and must come out as exactly count pages.
+PACKED and DELTA are only sent when they are smaller than the pages themselves: their payload is below count x 4096.
 
 The checksum covers everything but page contents and the device state, whose integrity the memory digest and the
 guest's own decoder prove. Each field is bounded before anything is allocated by it: a frame costs its reader at most
@@ -95,6 +100,8 @@ class Kind(enum.IntEnum):
     ARMED = 21
     REQUEST = 22
     COMPLETE = 23
+    PACKED = 24
+    DELTA = 25
 
 
 _JSON_KINDS: Final = frozenset(
@@ -114,9 +121,17 @@ _JSON_KINDS: Final = frozenset(
         Kind.COMPLETE,
     }
 )
-_TRANSFERS: Final = frozenset({Kind.RUN, Kind.PAGES, Kind.ZERO})
+_SQUEEZED: Final = (Kind.PACKED, Kind.DELTA)
+TRANSFERS: Final = (Kind.RUN, Kind.PAGES, Kind.ZERO, *_SQUEEZED)
 _RUN_LISTS: Final = frozenset({Kind.ZERO, Kind.MISSING})
-_META_ITEM_BYTES: Final[Mapping[Kind, int]] = {Kind.PAGES: 4, Kind.REQUEST: 4, Kind.ZERO: 8, Kind.MISSING: 8}
+_META_ITEM_BYTES: Final[Mapping[Kind, int]] = {
+    Kind.PAGES: 4,
+    Kind.REQUEST: 4,
+    Kind.PACKED: 4,
+    Kind.DELTA: 4,
+    Kind.ZERO: 8,
+    Kind.MISSING: 8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +139,7 @@ class Frame:
     """A decoded frame, its payload still in the stream.
 
     :param count, value: as in the table of this module.
-    :param indices: PAGES, REQUEST: page numbers, shape (count,).
+    :param indices: PAGES, REQUEST, PACKED, DELTA: page numbers, shape (count,).
     :param runs: ZERO, MISSING: first page and length of each run, shape (count, 2).
     :param fields: the object of a JSON frame.
     """
@@ -141,14 +156,14 @@ class Frame:
         """Bytes that follow the frame's meta data in the stream."""
         if self.kind in (Kind.RUN, Kind.PAGES):
             return self.count * PAGE_BYTES
-        return self.value if self.kind is Kind.DEVICE else 0
+        return self.value if self.kind is Kind.DEVICE or self.kind in _SQUEEZED else 0
 
     @property
     def pages(self) -> int:
         """Guest pages that this frame sets."""
         if self.kind is Kind.ZERO:
             return self.value
-        return self.count if self.kind in _TRANSFERS else 0
+        return self.count if self.kind in TRANSFERS else 0
 
 
 # encoding
@@ -180,6 +195,16 @@ def encode_run(first: int, pages: int) -> bytes:
 def encode_pages(indices: Indices) -> bytes:
     """Header and meta data of PAGES; the pages follow in the order of *indices* (strictly rising)."""
     return _encode(Kind.PAGES, len(indices), 0, indices.astype("<u4", copy=False).tobytes())
+
+
+def encode_squeezed(kind: Kind, indices: Indices, payload_bytes: int) -> bytes:
+    """Header and meta data of PACKED or DELTA for these pages (strictly rising); the payload follows.
+
+    :raises ValueError: for another kind, or a payload that is no smaller than the pages.
+    """
+    if kind not in _SQUEEZED or not 0 < payload_bytes < len(indices) * PAGE_BYTES:
+        raise ValueError(f"{kind.name} of {len(indices)} pages in {payload_bytes} bytes")
+    return _encode(kind, len(indices), payload_bytes, indices.astype("<u4", copy=False).tobytes())
 
 
 def encode_zero(zero_runs: Indices) -> bytes:
@@ -272,7 +297,7 @@ class Decoder:
             raise WireError(f"{kind.name} frame with a wrong checksum")
         if kind in _JSON_KINDS:
             return Frame(kind, count, value, fields=_decode_json(kind, meta))
-        if kind in (Kind.PAGES, Kind.REQUEST):
+        if kind in (Kind.PAGES, Kind.REQUEST, *_SQUEEZED):
             return Frame(kind, count, value, indices=self._decode_indices(kind, meta))
         if kind in _RUN_LISTS:
             return Frame(kind, count, value, runs=self._decode_runs(kind, meta, value))
@@ -282,11 +307,13 @@ class Decoder:
         """Bounds on the fixed fields, before anything is read by them."""
         if kind in _JSON_KINDS:
             good = count == 0 and value == (MAGIC if kind is Kind.HELLO else 0) and 2 <= meta_bytes <= MAX_META_BYTES
-        elif kind in _TRANSFERS or kind in _META_ITEM_BYTES:
+        elif kind in TRANSFERS or kind in _META_ITEM_BYTES:
             limit = MAX_ZERO_RUNS if kind in _RUN_LISTS else MAX_FRAME_PAGES
             good = 1 <= count <= limit and meta_bytes == count * _META_ITEM_BYTES.get(kind, 0)
             if kind is Kind.RUN:
                 good = good and value + count <= self.memory_pages
+            elif kind in _SQUEEZED:
+                good = good and 0 < value < count * PAGE_BYTES
             elif kind not in _RUN_LISTS:
                 good = good and value == 0
             else:
@@ -334,6 +361,8 @@ TO_DESTINATION: Final = (
     Kind.RUN,
     Kind.PAGES,
     Kind.ZERO,
+    Kind.PACKED,
+    Kind.DELTA,
     Kind.ROUND_END,
     Kind.FINAL,
     Kind.DEVICE,

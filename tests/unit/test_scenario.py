@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench import testbed
 from bench.errors import ScenarioError
 from bench.scenario import Scenario, load_scenario, parse_scenario, restore_scenario
 
@@ -35,6 +36,17 @@ def test_the_shipped_scenarios_are_valid_and_restore_from_json(project, name):
         ("guest.content.zero=0.9", "guest.content", "sum to 1"),
         ("guest.mac=01:00:00:00:00:01", "guest.mac", "unicast"),
         ("announce.kinds=[1]", "announce.kinds.0", "'rarp'"),
+        ("migration.compression=gzip", "migration.compression", "'zstd'"),
+        ("migration.compression_level=0", "migration.compression_level", "greater than or equal to 1"),
+        ("migration.compression_level=2", "migration", "only with compression"),
+        ("migration={compression='lz4', compression_threads=2}", "migration", "compression_threads = 0 with lz4"),
+        ("migration.delta_cache=4KiB", "migration.delta_cache", "'1MiB'"),
+        ("migration.dirty_limit=1KiB/s", "migration.dirty_limit", "'1MiB/s'"),
+        ("migration.announce_delay=2min", "migration.announce_delay", "'60s'"),
+        ("migration={mode='postcopy', compression='zstd'}", "migration", "compression 'none' with mode 'postcopy'"),
+        ("migration={mode='stop-and-copy', delta_cache='1MiB'}", "migration", "delta_cache '0' with mode"),
+        ("migration={mode='postcopy', auto_converge=true}", "migration", "no auto_converge"),
+        ("migration={mode='hybrid', on_no_convergence='throttle'}", "migration", "only with mode 'precopy'"),
         ("migration.mode=teleport", "migration.mode", "precopy"),
         ("nothing", "nothing", "key=value"),
         ("title.x=1", "title.x", "table"),
@@ -78,3 +90,13 @@ def test_a_missing_file_is_one_error(tmp_path):
 def test_a_scenario_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Scenario().title = "x"  # type: ignore[misc]
+
+
+def test_an_announce_delay_moves_the_whole_schedule_of_a_migration_only():
+    scenario = parse_scenario({"migration": {"announce_delay": "100ms"}}, "test")
+    raised = testbed.Testbed.__new__(testbed.Testbed)
+    raised.scenario = scenario
+    boot = raised.announcement()["offsets_ns"]
+    assert boot[0] == 0
+    moved = raised.announcement(scenario.migration.announce_delay)["offsets_ns"]
+    assert moved == [offset + 100_000_000 for offset in boot]

@@ -70,6 +70,10 @@ def encoded(draw):
         runs = wire.runs_of(indices)
         encode = wire.encode_zero if kind is Kind.ZERO else wire.encode_missing
         return encode(runs), Frame(kind, len(runs), len(indices), runs=runs)
+    if kind in (Kind.PACKED, Kind.DELTA):
+        indices = draw(page_sets).astype(np.uint32)
+        length = draw(st.integers(1, min(5000, len(indices) * 4096 - 1)))
+        return wire.encode_squeezed(kind, indices, length) + bytes(length), Frame(kind, len(indices), length, indices)
     if kind is Kind.DEVICE:
         length = draw(st.integers(0, 5000))
         return wire.encode_device(length) + bytes(length), Frame(kind, 0, length)
@@ -165,6 +169,13 @@ def u32(*values: int) -> bytes:
         forged(Kind.ZERO, 2, 2, u32(0, 2, 4, 0)),
         forged(Kind.ZERO, 1, 2, u32(0xFFFFFFFF, 2)),
         forged(Kind.ZERO, 1, 0xFFFFFFFF, u32(1, 0xFFFFFFFF)),
+        forged(Kind.PACKED, 1, 0, u32(5)),
+        forged(Kind.PACKED, 1, 4096, u32(5)),
+        forged(Kind.PACKED, 2, 100, u32(5, 5)),
+        forged(Kind.PACKED, 1, 100, u32(MEMORY_PAGES)),
+        forged(Kind.PACKED, wire.MAX_FRAME_PAGES + 1, 100, u32(*range(wire.MAX_FRAME_PAGES + 1))),
+        forged(Kind.DELTA, 1, 2**63, u32(5)),
+        forged(Kind.DELTA, 2, 100, u32(5)),
         forged(Kind.DEVICE, 0, wire.MAX_DEVICE_BYTES + 1, b""),
         forged(Kind.ROUND_END, 0, 0, b""),
         forged(Kind.ROUND_END, 1, MEMORY_PAGES + 1, b""),

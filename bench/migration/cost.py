@@ -1,0 +1,53 @@
+"""What a lever costs: the ``cost`` of the source's ``finished`` event, which becomes the result's.
+
+One object per lever that was on, each with what it saved on the wire and what it took, as far as it applies::
+
+    zero_pages   {pages, saved_bytes, cpu_ns, time_ns}
+    compression  {codec, level, threads, pages, plain_pages, input_bytes, output_bytes, saved_bytes, cpu_ns, time_ns}
+    delta        {cache_bytes, pages, hits, misses, overflows, refused, hit_rate, input_bytes, output_bytes,
+                 saved_bytes, cpu_ns, time_ns}
+    throttle, dirty_limit                                                          see bench.migration.throttle
+    unpacking    {cpu_ns, time_ns}                                                 at the destination
+
+``postcopy``, of pages that crossed after the switchover, see :mod:`bench.migration.driver`; the levers count those
+before it. ``cpu_ns`` is the time of all processors, threads of a library included; ``time_ns`` is how long the engine
+waited.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.clock import now_ns
+
+
+class Meter:
+    """Adds up the time spent inside ``with meter:``; not reentrant."""
+
+    def __init__(self) -> None:
+        self.cpu_ns = 0
+        self.time_ns = 0
+        self._cpu_begin_ns = 0
+        self._begin_ns = 0
+
+    def __enter__(self) -> None:
+        self._cpu_begin_ns = time.process_time_ns()
+        self._begin_ns = now_ns()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.time_ns += now_ns() - self._begin_ns
+        self.cpu_ns += time.process_time_ns() - self._cpu_begin_ns
+
+    def to_json(self) -> dict[str, int]:
+        return {"cpu_ns": self.cpu_ns, "time_ns": self.time_ns}
+
+
+def unpacking(told: object) -> dict[str, Any]:
+    """The destination's part, as READY told it; nothing when it took no time or made no sense."""
+    if not isinstance(told, dict):
+        return {}
+    meter = {key: told.get(key) for key in ("cpu_ns", "time_ns")}
+    if not all(isinstance(value, int) for value in meter.values()) or not any(meter.values()):
+        return {}
+    return {"unpacking": meter}

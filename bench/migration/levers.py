@@ -1,0 +1,60 @@
+"""The levers of a migration as its order names them: everything off, or as cheap as nothing, by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.errors import MigrationError
+from bench.migration.compression import DEFAULT_LEVEL, NONE, load_codec
+
+MAX_DELTA_CACHE_BYTES: Final = 1 << 40
+MAX_DIRTY_LIMIT: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Levers:
+    """See :class:`bench.scenario.MigrationSpec` for what they mean.
+
+    :param delta_cache_bytes: 0 for no delta.
+    :param throttle_late: ``on_no_convergence`` is ``throttle``: begin to throttle when rounds or time are used up.
+    :param dirty_limit_bytes_per_s: per vCPU; 0 for none.
+    :param cgroup: a control group of the run's own with a CPU controller, below which groups for vCPUs are made; empty
+        for none, so that vCPUs are paused for a share of each period instead.
+    """
+
+    zero_pages: bool = True
+    compression: str = NONE
+    compression_level: int = DEFAULT_LEVEL
+    compression_threads: int = 0
+    delta_cache_bytes: int = 0
+    auto_converge: bool = False
+    throttle_late: bool = False
+    dirty_limit_bytes_per_s: int = 0
+    cgroup: str = ""
+
+    @classmethod
+    def from_json(cls, migration: Mapping[str, Any]) -> Levers:
+        """From the ``migration`` object of an order. :raises MigrationError: naming the key that is wrong."""
+        levers = cls(
+            zero_pages=_get(migration, "zero_pages", True),
+            compression=_get(migration, "compression", NONE),
+            compression_level=_get(migration, "compression_level", DEFAULT_LEVEL),
+            compression_threads=_get(migration, "compression_threads", 0),
+            delta_cache_bytes=_get(migration, "delta_cache_bytes", 0, MAX_DELTA_CACHE_BYTES),
+            auto_converge=_get(migration, "auto_converge", False),
+            throttle_late=migration.get("on_no_convergence") == "throttle",
+            dirty_limit_bytes_per_s=_get(migration, "dirty_limit_bytes_per_s", 0, MAX_DIRTY_LIMIT),
+            cgroup=_get(migration, "cgroup", ""),
+        )
+        load_codec(levers.compression, levers.compression_level, levers.compression_threads)
+        return levers
+
+
+def _get(migration: Mapping[str, Any], key: str, default: Any, most: int | None = None) -> Any:
+    value = migration.get(key, default)
+    good = type(value) is type(default) and (most is None or 0 <= value <= most)
+    if not good:
+        raise MigrationError(f"migrate: migration: {key} cannot be {str(value)[:80]!r}")
+    return value
