@@ -130,6 +130,8 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
         with _notices_raise(), RunDirectory.create() as run_directory:
             progress = Progress(console)
             code = run_in_sandbox(inside)
+        if code == 128 + signal.SIGKILL:
+            print("bench: the run was killed", file=sys.stderr)  # noqa: T201
     except KeyboardInterrupt as notice:  # outside of the sandbox: before there is one, or after
         code = exit_status(notice)
     except BenchError as error:

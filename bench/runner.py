@@ -118,7 +118,8 @@ class Runner:
         self._start_clients(agents, testbed)
         self._wait(agents, testbed, self.scenario.run.warmup, "warming up")
         self._migrate_all(agents, testbed)
-        self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
+        if testbed.guest_alive:
+            self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
 
     def _collect(self, testbed: Testbed, load: LoadSampler, started_at: str) -> RawRun:
         """Stop everything that watches and gather what it saw."""
