@@ -123,7 +123,8 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
         runner = Runner(scenario, plan, run_directory.path, output.path, progress.on_event)
         with progress:
             result = runner.run()
-        render(result, console)
+        with contextlib.suppress(OSError, SystemExit):  # nobody reads any more
+            render(result, console)
         return runner.notice or exit_code(result)
 
     try:
@@ -145,17 +146,16 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
 
 def _conclude(output: OutputDirectory, console: Console) -> None:
     """Whatever ended the run: say where its result or at least its logs are; leave nothing when there is nothing."""
-    if console.is_terminal:
-        console.show_cursor(True)  # a killed progress display could not
-    if not output.path.exists():
-        return
-    if output.empty:
+    if output.path.exists() and output.empty:
         output.take_back()
-        return
-    output.hand_to_user()
-    console.print(
-        f"{'result' if output.has_result else 'no result; logs'}: {output.path}", soft_wrap=True, highlight=False
-    )
+    if output.path.exists():
+        output.hand_to_user()
+    with contextlib.suppress(OSError, SystemExit):  # nobody reads any more
+        if console.is_terminal:
+            console.show_cursor(True)  # a killed progress display could not
+        if output.path.exists():
+            what = "result" if output.has_result else "no result; logs"
+            console.print(f"{what}: {output.path}", soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_runs import LENIENT, QUICK, Bench, events_of, flow_records, require_moved, settings, started
+from bench_runs import BENCH, LENIENT, QUICK, Bench, events_of, flow_records, require_moved, settings, started
 from test_run_smallest import require_budgets
 
 from bench.clock import NS_PER_MS
@@ -144,6 +145,19 @@ def test_a_link_that_this_machine_cannot_make_is_refused(tmp_path: Path) -> None
     assert "instead of 400 Gbit/s (tolerance 10 %)" in run.stderr
     assert "remedy: " in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    output = tmp_path / "result"
+    arguments = [BENCH, "run", "smallest", *settings(*QUICK), "-o", output]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(180) == 0
+    assert RunResult.read(output).outcome == "completed"
 
 
 def test_events_of_parallel_runs_are_their_own(pair: tuple[Bench, Bench]) -> None:
