@@ -174,13 +174,16 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
         )
         with progress:
             result = runner.run()
-        render(result, console)
+        with contextlib.suppress(OSError, SystemExit):  # nobody reads any more
+            render(result, console)
         return runner.notice or exit_code(result)
 
     try:
         with _notices_raise(), RunDirectory.create() as run_directory:
             progress = Progress(console)
             code = run_in_sandbox(inside)
+        if code == 128 + signal.SIGKILL:
+            print("bench: the run was killed", file=sys.stderr)  # noqa: T201
     except KeyboardInterrupt as notice:  # outside of the sandbox: before there is one, or after
         code = exit_status(notice)
     except BenchError as error:
@@ -194,16 +197,16 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
 
 def _conclude(output: OutputDirectory, console: Console) -> None:
     """Whatever ended the run: say where its result or at least its logs are; leave nothing when there is nothing."""
-    if console.is_terminal:
-        console.show_cursor(True)  # a killed progress display could not
-    if not output.path.exists():
-        return
-    if output.empty:
+    if output.path.exists() and output.empty:
         output.take_back()
-        return
-    output.hand_to_user()
-    what = "result" if output.has_result else "results" if read_labels(output.path) else "no result; logs"
-    console.print(f"{what}: {output.path}", soft_wrap=True, highlight=False)
+    if output.path.exists():
+        output.hand_to_user()
+    with contextlib.suppress(OSError, SystemExit):  # nobody reads any more
+        if console.is_terminal:
+            console.show_cursor(True)  # a killed progress display could not
+        if output.path.exists():
+            what = "result" if output.has_result else "results" if read_labels(output.path) else "no result; logs"
+            console.print(f"{what}: {output.path}", soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -20,15 +21,22 @@ class OutputDirectory:
     :ivar path: the directory.
     """
 
-    def __init__(self, path: Path) -> None:
-        """:raises ScenarioError: it cannot be made, or holds something already."""
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """:param new: it must not be there yet.
+
+        :raises ScenarioError: it cannot be made, or holds something already.
+        :raises FileExistsError: with *new*.
+        """
         self.path = path
         self._made: list[Path] = []
         try:
             self._made = [place for place in (path, *path.parents) if not place.exists()]
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=not new)
             occupied = any(path.iterdir())
         except OSError as error:
+            if new and isinstance(error, FileExistsError):
+                raise
             raise ScenarioError("-o", "", str(path), f"a directory that can be made ({error.strerror})") from None
         if occupied:
             raise ScenarioError("-o", "", str(path), "a new or an empty directory, so that no result is overwritten")
@@ -39,12 +47,11 @@ class OutputDirectory:
         if wanted is not None:
             return cls(wanted)
         stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        number = 1
-        path = RUNS / f"{stamp}-{scenario.stem}"
-        while path.exists():
-            number += 1
-            path = RUNS / f"{stamp}-{scenario.stem}-{number}"
-        return cls(path)
+        for number in itertools.count(1):
+            suffix = f"-{number}" if number > 1 else ""
+            with contextlib.suppress(FileExistsError):  # another run began in the same second
+                return cls(RUNS / f"{stamp}-{scenario.stem}{suffix}", new=True)
+        raise AssertionError("unreachable")
 
     @property
     def empty(self) -> bool:

@@ -133,7 +133,8 @@ class Runner:
         self._start_clients(agents, testbed)
         self._warm_up(agents, testbed)
         self._migrate_all(agents, testbed)
-        self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
+        if testbed.guest_alive:
+            self._wait(agents, testbed, self.scenario.run.settle, "letting the flows settle")
 
     def _collect(self, testbed: Testbed, load: LoadSampler, started_at: str) -> RawRun:
         """Stop everything that watches and gather what it saw."""
@@ -389,10 +390,15 @@ class Runner:
             self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
             if event.data.get("alive") is False:
                 self._dead.add(name)
-        self._progress(event)
+        self._tell(event)
 
     def _step(self, text: str) -> None:
-        self._progress(Event.now("runner", "step", text=text))
+        self._tell(Event.now("runner", "step", text=text))
+
+    def _tell(self, event: Event) -> None:
+        """A closed pipe (for which rich exits) or a terminal that is gone does not end a run."""
+        with contextlib.suppress(OSError, SystemExit):
+            self._progress(event)
 
     def _flow_records(self, reports: list[FlowReport]) -> list[FlowRecords]:
         rates = {client.name: client.rate for client in self.scenario.clients}

@@ -191,8 +191,11 @@ class ControllerProcess:
 
     def _died(self, process: Process) -> ControllerError:
         try:
-            how = describe_status(process.wait(Deadline(_DEATH_NS)))
+            status = process.wait(Deadline(_DEATH_NS))
+            how = describe_status(status)
         except DeadlineError:
-            how = "closed its channel"
-        why = self._failed or process.last_lines(_LOG_LINES)
-        return ControllerError(f"controller {self.framework}/{self.app} ended ({how}): {why}", f"read {self.log}")
+            status, how = 0, "closed its channel"
+        said = process.last_lines(_LOG_LINES) if status >= 0 else ""  # one that was killed did not say why
+        why = self._failed or said
+        text = f"controller {self.framework}/{self.app} ended ({how})"
+        return ControllerError(f"{text}: {why}" if why else text, f"read {self.log}")

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, CommandError, DeadlineError, HostError, LinkError
 from bench.host.channel import Channel
-from bench.host.commands import Process, run, spawn_child
+from bench.host.commands import Process, describe_status, run, spawn_child
 from bench.link import tc
 from bench.link.impairment import Direction, from_spec
 from bench.link.tap import TUN_DEVICE
@@ -326,8 +326,10 @@ class LinkFactory:
             raise LinkError(error.message) from error
 
     def _dead(self) -> LinkError:
-        last = self._process.last_lines() if self._process is not None else ""
-        return LinkError(f"the delay line ended or hangs, so the links are down: {last or 'it said nothing'}")
+        process = self._process
+        how = "hangs" if process is None or process.status is None else f"ended ({describe_status(process.status)})"
+        last = process.last_lines() if process is not None else ""
+        return LinkError(f"the delay line {how}, so the links are down" + (f": {last}" if last else ""))
 
     def _line_link(self, name: str) -> dict[str, Any]:
         for item in self.line_stats():

@@ -320,7 +320,12 @@ class Migration:
 
     def _outcome(self, source: _Side, destination: _Side) -> dict[str, Any]:
         if source.finished is not None:
-            return dict(source.finished)
+            outcome = dict(source.finished)
+            if outcome.get("outcome") == "failed" and destination.finished is None and not destination.open:
+                with contextlib.suppress(DeadlineError):  # it closed its channel and hangs: stop() will kill it
+                    how = describe_status(destination.process.wait(Deadline(STOP_NS)))
+                    outcome["reason"] = f"the destination engine died ({how}); source: {outcome.get('reason')}"
+            return outcome
         if source.open:
             died = "the destination engine died" if not destination.open else "the network did not come back"
         else:

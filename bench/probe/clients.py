@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import BenchError, GuestError, HostError, ProbeError
+from bench.errors import BenchError, DeadlineError, GuestError, HostError, ProbeError
 from bench.host.channel import Channel, ChannelClosed, Message
-from bench.host.commands import Process, spawn_child
+from bench.host.commands import Process, describe_status, spawn_child
 from bench.timeline import Event
 
 OnEvent = Callable[[Event], None]
 
 CONFIGURE_LIMIT_NS: Final = 15 * NS_PER_S
 START_LIMIT_NS: Final = 10 * NS_PER_S
+DEATH_LIMIT_NS: Final = 2 * NS_PER_S
 STOP_LIMIT_NS: Final = 30 * NS_PER_S
 """Longer than any flow's own time limit at its stop (an upload waits up to 10 s for the guest's reply)."""
 
@@ -43,6 +45,14 @@ class FlowReport:
     kind: str
     report: Mapping[str, Any]
     records: Path
+
+
+def _died(host: str, process: Process) -> ProbeError:
+    with contextlib.suppress(DeadlineError):
+        process.wait(Deadline(DEATH_LIMIT_NS))  # its channel closes a moment before it ends
+    how = "closed its channel" if process.status is None else f"died ({describe_status(process.status)})"
+    last = process.last_lines()
+    return ProbeError(f"the client agent of {host} {how}" + (f": {last}" if last else ""))
 
 
 class ClientAgents:
@@ -108,7 +118,7 @@ class ClientAgents:
         except GuestError as error:  # the channel's name for a refused command
             raise ProbeError(error.message) from error
         except ChannelClosed as error:
-            raise ProbeError(f"the client agent of {host} died: {agent.process.last_lines()}") from error
+            raise _died(host, agent.process) from error
 
     def poll(self, on_event: OnEvent, timeout_ns: int = 0) -> None:
         """Hand over the events that have come (``flow_status`` among them); waits up to *timeout_ns* for the first.
@@ -124,7 +134,7 @@ class ClientAgents:
         try:
             messages = agent.channel.receive_ready()
         except ChannelClosed as error:
-            raise ProbeError(f"the client agent of {host} died: {agent.process.last_lines()}") from error
+            raise _died(host, agent.process) from error
         for message in messages:
             if "event" in message:
                 on_event(Event.from_json(message["event"]))

@@ -116,6 +116,14 @@ class Bench:
         assert found, f"bench ended before there was a process {part}: {self.stdout}{self.stderr}"
         return found[0]
 
+    def only_child(self, pid: int) -> int:
+        (child,) = _children()[pid]
+        return child
+
+    def runner(self, init: int) -> int:
+        """The first child of the sandbox's init: orphans that it adopted come later."""
+        return min(_children()[init])
+
     def _ended(self) -> bool:
         return self.child.poll() is not None
 
