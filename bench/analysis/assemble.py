@@ -224,7 +224,7 @@ def _flow(raw: RawRun, move: Move, window: Window, relearn: RelearnResult, flow:
     _paused_ns, resumed_ns = pause_and_resume_ns(raw.timeline, window)
     # Without relearning having been seen to end, nobody knows when the network was ready again: no upper end then.
     ready_ns = None if resumed_ns is None or stable_ns is None else max(resumed_ns, stable_ns)
-    analysis = analyse_flow(flow.kind, flow.records, replace(window, ready_ns=ready_ns), ended_ns)
+    analysis = analyse_flow(flow.kind, flow.records, replace(window, resume_ns=resumed_ns, ready_ns=ready_ns), ended_ns)
     if window.pause_ns is None:  # failed or cancelled before: what the flow missed was not the switchover's
         return _flow_result(flow, analysis, {"budget_note": "the guest was never paused"})
     cuts = cut_points(raw.timeline, window, stable_ns)

@@ -12,7 +12,8 @@ own latency, and a UDP probe's outage ends with the first later probe that was a
 it, of gaps longer than :func:`in_time_limit_ns` of the flow's typical gap.
 
 Of several stretches the longest counts that belongs to this migration's switchover: that begins before the guest and
-the network were ready again, and ends after the guest was paused, where these are known. (What a saturated link does to
+the network were ready again, and ends after the guest resumed (or was paused), where these are known. (What a
+saturated link does to
 latencies during pre-copy is no outage, and a stall seconds later has another cause: it shows as ``longest_gap_ns``.) A
 flow without such a stretch has an outage of 0: it noticed nothing. A stretch that no good reply ended lasts
 until the flow's observation ended and is marked ``recovered = False``: the true outage is longer. (Such a stretch
@@ -52,12 +53,15 @@ class Window:
     """What belongs to one migration: from *start_ns* to before *end_ns* (the next migration's start, or the run's end).
 
     :param pause_ns: when the guest was paused; None when it was not (cancelled before) or that was not observed.
+    :param resume_ns: when it ran again: what is answered between the two was under way, and ends no outage of this
+        switchover.
     :param ready_ns: when the guest ran and the network led to it again; None when that was not observed.
     """
 
     start_ns: int
     end_ns: int
     pause_ns: int | None = None
+    resume_ns: int | None = None
     ready_ns: int | None = None
 
 
@@ -155,7 +159,9 @@ def _good(records: StructuredArray) -> _Flags:
 
 def _of_migration(starts: _Ints, ends: _Ints, window: Window) -> _Flags:
     chosen: _Flags = (starts < window.end_ns) & (ends > window.start_ns)
-    if window.pause_ns is not None:
+    if window.resume_ns is not None:
+        chosen &= ends > window.resume_ns
+    elif window.pause_ns is not None:
         chosen &= ends > window.pause_ns
     else:
         chosen &= starts >= window.start_ns

@@ -211,3 +211,16 @@ def test_a_stall_after_the_network_was_ready_is_not_this_outage():
     outage = analyse_flow("udp-echo", records, window).outage
     assert outage is not None
     assert outage.duration_ns == 30 * NS_PER_MS + 200_000
+
+
+def test_a_stall_that_ended_before_the_guest_resumed_is_not_this_outage():
+    arrivals = [*range(900), *range(960, 1004), *range(1030, 2000)]
+    records = np.zeros(len(arrivals), RECORD)
+    records["seq"] = np.arange(len(arrivals))
+    records["sent_ns"] = records["received_ns"] = (np.array(arrivals) + 1) * NS_PER_MS
+    paused, resumed = 961 * NS_PER_MS, 1020 * NS_PER_MS
+    window = Window(0, 2000 * NS_PER_MS, 905 * NS_PER_MS, resumed, ready_ns=1031 * NS_PER_MS)
+    outage = analyse_flow("tcp-download", records, window).outage
+    assert outage is not None
+    assert paused < outage.end_ns == 1031 * NS_PER_MS
+    assert outage.duration_ns == 27 * NS_PER_MS
