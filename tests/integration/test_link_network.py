@@ -95,7 +95,9 @@ def test_delay_is_never_early_and_offload_is_right(tmp_path: Path) -> None:
     assert "delay-line" in got["mechanism"] or "netem" in got["mechanism"]
     assert len(got["pings"]) == 10
     assert min(got["pings"]) >= 6.0
-    assert got["received"] >= 63 << 20
+    # iperf3 stops counting when the sender is done: what is in flight then, at most a window, arrives uncounted
+    window_bytes = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2])
+    assert got["received"] >= (64 << 20) - window_bytes
     for item in got["stats"]:  # none where the kernel's netem did it
         forward = item["forward"]
         assert forward["bytes"] > 64 << 20
