@@ -13,11 +13,10 @@ it, of gaps longer than :func:`in_time_limit_ns` of the flow's typical gap.
 
 Of several stretches the longest counts that belongs to this migration's switchover: that begins before the guest and
 the network were ready again, and ends after the guest resumed (or was paused), where these are known. (What a
-saturated link does to
-latencies during pre-copy is no outage, and a stall seconds later has another cause: it shows as ``longest_gap_ns``.) A
-flow without such a stretch has an outage of 0: it noticed nothing. A stretch that no good reply ended lasts
-until the flow's observation ended and is marked ``recovered = False``: the true outage is longer. (Such a stretch
-counts from :data:`LEAST_TAIL_NS` on: what was just under way when the flow was stopped is no outage.)
+saturated link does to latencies during pre-copy is no outage, and a stall seconds later has another cause: it shows
+as ``longest_gap_ns``.) A flow without such a stretch has an outage of 0: it noticed nothing. A stretch that no good
+reply ended lasts until the flow's observation ended and is marked ``recovered = False``: the true outage is longer.
+(Such a stretch counts from :data:`LEAST_TAIL_NS` on: what was just under way when the flow was stopped is no outage.)
 
 There is no outage (None) without a migration, without records in the window, or for kinds that record nothing.
 """
