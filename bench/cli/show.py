@@ -1,0 +1,41 @@
+"""``bench show``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bench.cli.app import app
+from bench.cli.common import exit_code
+from bench.output import RESULT
+from bench.series import read_series
+
+if TYPE_CHECKING:
+    from bench.result import RunResult
+
+
+@app.command()
+def show(directory: Annotated[Path, typer.Argument(help="A directory that `bench run` wrote.")]) -> None:
+    """Print the summary of an earlier run."""
+    from bench.report.terminal import render  # noqa: PLC0415
+    from bench.result import RunResult  # noqa: PLC0415
+
+    runs = [] if (directory / RESULT).exists() else read_series(directory)
+    if runs:
+        show_series(runs, Console())
+        raise typer.Exit(max(1 if result is None else exit_code(result) for _, result in runs))
+    result = RunResult.read(directory)
+    render(result, Console())
+    raise typer.Exit(exit_code(result))
+
+
+def show_series(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
+    """Print the results of a series side by side; nothing when there are none."""
+    from bench.report.side_by_side import print_side_by_side  # noqa: PLC0415
+
+    if runs:
+        print_side_by_side(runs, console)

@@ -1,0 +1,80 @@
+"""The guest: its memory, what that holds, and who writes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bench import units
+from bench.scenario.values import PAGE_BYTES, ByteRate, Bytes, NodeName, Share, Spec, quantity
+
+
+class ContentSpec(Spec):
+    """The mix of page contents that memory is filled with; the shares sum to 1."""
+
+    zero: Share = 0.3
+    text: Share = 0.4
+    random: Share = 0.3
+
+    @model_validator(mode="after")
+    def _sums(self) -> ContentSpec:
+        if abs(self.zero + self.text + self.random - 1) > 1e-6:
+            raise ValueError("shares zero + text + random that sum to 1")
+        return self
+
+
+class WorkloadSpec(Spec):
+    """What the vCPUs write. ``rate`` counts every page write as 4 KiB, so it is the rate of modified memory.
+
+    ``hotset``: a ``hot_share`` of the writes goes uniformly to the first ``working_set`` bytes, the rest uniformly
+    to all memory. ``write_bytes`` is how many bytes of a page one write changes.
+    """
+
+    pattern: Literal["idle", "sequential", "uniform", "hotset"] = "hotset"
+    rate: ByteRate = 40 << 20
+    working_set: Bytes = 64 << 20
+    hot_share: Share = 0.9
+    write_bytes: Annotated[int, quantity(units.parse_bytes), Field(ge=16, le=PAGE_BYTES, multiple_of=8)] = 256
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+
+class GuestSpec(Spec):
+    """The guest that moves."""
+
+    name: NodeName = "g1"
+    memory: Bytes = 1024 << 20
+    vcpus: Annotated[int, Field(ge=1, le=16)] = 1
+    content: ContentSpec = ContentSpec()
+    image: str | None = None
+    store_memory: Bytes = 8 << 20
+    address: str = "10.0.1.1"
+    mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:00:00:01"
+    workload: WorkloadSpec = WorkloadSpec()
+
+    @field_validator("memory")
+    @classmethod
+    def _memory(cls, value: int) -> int:
+        if value < 4 << 20 or value > 64 << 30 or value % PAGE_BYTES:
+            raise ValueError("a multiple of 4 KiB from '4MiB' to '64GiB'")
+        return value
+
+    @field_validator("store_memory")
+    @classmethod
+    def _store(cls, value: int) -> int:
+        if value < 1 << 20 or value % PAGE_BYTES:
+            raise ValueError("a multiple of 4 KiB of at least '1MiB'")
+        return value
+
+    @field_validator("mac")
+    @classmethod
+    def _unicast(cls, value: str) -> str:
+        if int(value[:2], 16) & 1:
+            raise ValueError("a unicast MAC address (the lowest bit of the first byte is 0)")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> GuestSpec:
+        if self.store_memory > self.memory // 2:
+            raise ValueError("store_memory of at most half of the guest's memory")
+        return self

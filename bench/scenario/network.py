@@ -1,0 +1,99 @@
+"""The network: topology, links, calibration, controller."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bench.scenario.values import FROM_LIST, Bandwidth, DurationNs, NodeName, Share, Spec
+
+
+class NetworkSpec(Spec):
+    """Where the guest lives and moves.
+
+    ``topology`` is a built-in name (``single``, ``linear``) or ``path.py:name`` in Mininet's ``--custom`` convention
+    (the file's ``topos`` dictionary, or a Topo class of that name). Roles are given by node name; those left empty are
+    taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its
+    hosts.
+    """
+
+    topology: str = "single"
+    args: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    hypervisors: Annotated[tuple[NodeName, ...], FROM_LIST] = ()
+    storage: NodeName | None = None
+    datapath: Literal["auto", "kernel", "user"] = "auto"
+    subnet: str = "10.0.0.0/16"
+
+
+class LinkDirectionSpec(Spec):
+    """The direction from a link's second node to its first, where it differs; keys left out are as in the link."""
+
+    bandwidth: Bandwidth | None = None
+    delay: DurationNs | None = None
+    jitter: DurationNs | None = None
+    loss: Share | None = None
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+class LinkSpec(Spec):
+    """One link; both directions alike, but for what ``reverse`` says of the direction from its second node to its
+    first.
+
+    ``bandwidth`` 0 (or ``"unlimited"``) means unshaped. ``delay`` is one way. ``jitter`` is the half-width of a uniform
+    deviation from the delay. ``queue`` is the length of the bottleneck queue in full-size packets.
+    """
+
+    bandwidth: Bandwidth = 10**9
+    delay: DurationNs = 0
+    jitter: DurationNs = 0
+    loss: Share = 0.0
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    reverse: LinkDirectionSpec | None = None
+
+    @field_validator("bandwidth")
+    @classmethod
+    def _bandwidth(cls, value: int) -> int:
+        if value and not 8_000 <= value <= 400 * 10**9:
+            raise ValueError("'unlimited', or a rate from '8kbit' to '400Gbit'")
+        return value
+
+    @field_validator("delay", "jitter")
+    @classmethod
+    def _delay(cls, value: int) -> int:
+        if value > 60 * 10**9:
+            raise ValueError("a duration up to '60s'")
+        return value
+
+    @model_validator(mode="after")
+    def _jitter_within_delay(self) -> LinkSpec:
+        if self.jitter > self.delay:
+            raise ValueError("jitter no larger than the delay")
+        return self
+
+    def flipped(self) -> LinkSpec:
+        """The same link seen from its second node."""
+        if self.reverse is None:
+            return self
+        keys = ("bandwidth", "delay", "jitter", "loss", "queue")
+        here = {key: getattr(self, key) for key in keys}
+        there = {key: value for key in keys if (value := getattr(self.reverse, key)) is not None}
+        if "delay" in there and "jitter" not in there:
+            there["jitter"] = min(self.jitter, there["delay"])
+        return self.model_copy(update={**there, "reverse": LinkDirectionSpec.model_construct(**here)})
+
+
+class CalibrationSpec(Spec):
+    """What is checked before a run, and how far a link may be off."""
+
+    enabled: bool = True
+    burst: DurationNs = 150_000_000
+    rate_tolerance: Share = 0.1
+    delay_tolerance: DurationNs = 1_000_000
+
+
+class ControllerSpec(Spec):
+    """``app``: ``learning`` (our OpenFlow 1.3 learning switch) or ``standalone`` (no controller, NORMAL learning)."""
+
+    app: Literal["learning", "standalone"] = "learning"
+    framework: Literal["ryu", "os-ken"] = "ryu"

@@ -1,0 +1,40 @@
+"""What every spec is made of: its base, and quantities as text with units that become integers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from bench import units
+
+PAGE_BYTES = 4096
+
+
+def quantity(parse: Any) -> BeforeValidator:
+    """A quantity is text with its unit; only a stored scenario (:func:`restore_scenario`) holds plain integers."""
+
+    def convert(value: object, info: ValidationInfo) -> object:
+        stored = bool(info.context) and isinstance(value, int) and not isinstance(value, bool)
+        return value if stored or value is None else parse(value)
+
+    return BeforeValidator(convert)
+
+
+DurationNs = Annotated[int, quantity(units.parse_duration_ns), Field(ge=0)]
+Bytes = Annotated[int, quantity(units.parse_bytes), Field(ge=0)]
+BitRate = Annotated[int, quantity(units.parse_bit_rate), Field(ge=0)]
+Bandwidth = Annotated[
+    int, quantity(lambda value: 0 if value == "unlimited" else units.parse_bit_rate(value)), Field(ge=0)
+]
+ByteRate = Annotated[int, quantity(units.parse_byte_rate), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(units.parse_fraction)]
+# TOML has lists; a frozen scenario holds tuples.
+FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+NodeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,7}$")]
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)

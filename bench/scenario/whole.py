@@ -1,0 +1,82 @@
+"""The whole scenario: all its parts, and the run around them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from bench.scenario.clients import ClientSpec
+from bench.scenario.guest import GuestSpec
+from bench.scenario.migration import AnnounceSpec, MigrationSpec
+from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkSpec, NetworkSpec
+from bench.scenario.values import FROM_LIST, DurationNs, Share, Spec
+
+
+class RunSpec(Spec):
+    """The run around the migration. ``predict``: sample the dirty rate within the warm-up, and predict from it."""
+
+    warmup: DurationNs = 2 * 10**9
+    settle: DurationNs = 2 * 10**9
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    pause_between: DurationNs = 500_000_000
+    capture: bool = False
+    predict: bool = True
+    max_cpu_load: Share = 0.95
+
+
+DEFAULT_CLIENTS = tuple(
+    ClientSpec.model_validate(client)
+    for client in (
+        {"kind": "udp-echo", "name": "udp-echo"},
+        {"kind": "tcp-request", "name": "tcp-request"},
+        {"kind": "tcp-download", "name": "tcp-download", "rate": "20Mbit"},
+        {"kind": "tcp-upload", "name": "tcp-upload", "rate": "20Mbit"},
+    )
+)
+
+
+class Scenario(Spec):
+    """A whole scenario. See ``scenarios/reference.toml``."""
+
+    title: Annotated[str, Field(max_length=200)] = ""
+    network: NetworkSpec = NetworkSpec()
+    links: dict[str, LinkSpec] = Field(default_factory=dict)
+    calibration: CalibrationSpec = CalibrationSpec()
+    controller: ControllerSpec = ControllerSpec()
+    guest: GuestSpec = GuestSpec()
+    migration: MigrationSpec = MigrationSpec()
+    announce: AnnounceSpec = AnnounceSpec()
+    clients: Annotated[tuple[ClientSpec, ...], FROM_LIST] = DEFAULT_CLIENTS
+    run: RunSpec = RunSpec()
+
+    @field_validator("clients")
+    @classmethod
+    def _named(cls, value: tuple[ClientSpec, ...]) -> tuple[ClientSpec, ...]:
+        """Every flow gets a name: its own, or its kind with a number where there are several."""
+        named: list[ClientSpec] = []
+        taken = {client.name for client in value if client.name}
+        if len(taken) != sum(1 for client in value if client.name):
+            raise ValueError("client names that differ from each other")
+        for client in value:
+            name = client.name
+            number = 1
+            while name is None:
+                candidate = client.kind if number == 1 else f"{client.kind}-{number}"
+                if candidate not in taken:
+                    name = candidate
+                number += 1
+            taken.add(name)
+            named.append(client.model_copy(update={"name": name}))
+        return tuple(named)
+
+    def link(self, first: str, second: str) -> LinkSpec:
+        """The spec of the link between two nodes: ``links."a-b"`` (either order), else ``links.default``.
+
+        Its directions are as seen from *first*, whichever way round the scenario names the link.
+        """
+        if f"{first}-{second}" in self.links:
+            return self.links[f"{first}-{second}"]
+        if f"{second}-{first}" in self.links:
+            return self.links[f"{second}-{first}"].flipped()
+        return self.links.get("default", LinkSpec())
