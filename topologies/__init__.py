@@ -24,7 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILTIN", "TopologyError", "load"]
 
-BUILTIN: Mapping[str, str] = {"single": "topologies.single", "linear": "topologies.linear"}
+BUILTIN: Mapping[str, str] = {
+    "single": "topologies.single",
+    "linear": "topologies.linear",
+    "tree": "topologies.tree",
+    "ring": "topologies.ring",
+    "dumbbell": "topologies.dumbbell",
+    "leaf-spine": "topologies.leafspine",
+    "fat-tree": "topologies.fattree",
+    "wan": "topologies.wan",
+    "hyperv": "topologies.hyperv",
+    "routed": "topologies.routed",
+}
+
+
+_FLAGS = {"true": True, "True": True, "false": False, "False": False}
 
 
 def load(spec: str, args: Mapping[str, Any] | None = None) -> Topo:
@@ -107,6 +121,7 @@ def _import_file(where: Path) -> ModuleType:
 def _build(spec: str, make: Callable[..., Topo], positional: list[Any], keywords: Mapping[str, Any]) -> Topo:
     from mininet.topo import Topo  # noqa: PLC0415  only where a topology is really loaded
 
+    keywords = {key: _FLAGS.get(value, value) if isinstance(value, str) else value for key, value in keywords.items()}
     try:
         topo = make(*positional, **keywords)
     except (Exception, SystemExit) as error:

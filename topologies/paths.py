@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Collection
 
 from mininet.topo import Topo
 
@@ -19,31 +20,56 @@ def neighbours(topo: Topo) -> dict[str, list[str]]:
     return linked
 
 
-def path(topo: Topo, first: str, second: str) -> list[str] | None:
-    """A shortest path between two nodes, ends included; None when there is none. Hosts do not forward.
+def path(topo: Topo, first: str, second: str, without: Collection[frozenset[str]] = ()) -> list[str] | None:
+    """A shortest path between two nodes, ends included; None when there is none. Hosts do not forward, routers do.
 
+    Of several equally short ones it is the one that turns to the switch with the lowest datapath id at each step seen
+    from *first*, as the proactive controller does: all paths to one node make a tree.
+
+    :param without: pairs of nodes whose link carries nothing (blocked by a spanning tree).
     :raises TopologyError: a node that the topology does not have.
     """
     linked = neighbours(topo)
     for node in (first, second):
         if node not in linked:
             raise TopologyError(f"node {node}: not in the topology; it has {', '.join(linked)}")
-    came_from: dict[str, str] = {}
-    waiting = deque([first])
+    away = {second: 0}
+    waiting = deque([second])
     while waiting:
         node = waiting.popleft()
-        if node == second:
-            way = [node]
-            while way[-1] != first:
-                way.append(came_from[way[-1]])
-            return way[::-1]
-        if node != first and not topo.isSwitch(node):
+        if node != second and not _forwards(topo, node):
             continue
-        for following in linked[node]:
-            if following != first and following not in came_from:
-                came_from[following] = node
-                waiting.append(following)
-    return None
+        for other in linked[node]:
+            if other not in away and frozenset((node, other)) not in without:
+                away[other] = away[node] + 1
+                waiting.append(other)
+    if first not in away:
+        return None
+    way = [first]
+    while way[-1] != second:
+        here = way[-1]
+        nearer = [
+            other
+            for other in linked[here]
+            if away.get(other) == away[here] - 1
+            and (other == second or _forwards(topo, other))
+            and frozenset((here, other)) not in without
+        ]
+        way.append(min(nearer, key=lambda other: (_dpid_or_none(topo, other) or 0, linked[here].index(other))))
+    return way
+
+
+def _forwards(topo: Topo, node: str) -> bool:
+    return bool(topo.isSwitch(node)) or topo.nodeInfo(node).get("role") == "router"
+
+
+def _dpid_or_none(topo: Topo, node: str) -> int | None:
+    digits = re.search(r"\d+", node)
+    told = topo.nodeInfo(node).get("dpid")
+    try:
+        return int(str(told).replace(":", ""), 16) if told is not None else int(digits[0]) if digits else None
+    except ValueError:
+        return None
 
 
 def switches_between(topo: Topo, first: str, second: str) -> list[str]:

@@ -69,7 +69,7 @@ def test_linear_places() -> None:
 @pytest.mark.parametrize("name", topologies.BUILTIN)
 def test_the_files_work_with_mininets_custom_option(name: str, project: Path) -> None:
     """Mininet executes the file and takes its ``topos``."""
-    topos = runpy.run_path(str(project / "topologies" / f"{name}.py"))["topos"]
+    topos = runpy.run_path(str(project / f"{topologies.BUILTIN[name].replace('.', '/')}.py"))["topos"]
     assert isinstance(topos[name](), Topo)
 
 
@@ -91,7 +91,7 @@ def test_a_file_with_one_topology_needs_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "args", "message"),
     [
-        ("nowhere", {}, "no topology of this name; allowed: single, linear"),
+        ("nowhere", {}, "no topology of this name; allowed: single, linear, tree"),
         ("", {}, "no topology of this name"),
         ("single,clients=0", {}, "at least 2 hypervisors and 1 client"),
         ("single,klients=1", {}, "klients"),
