@@ -36,6 +36,7 @@ check: setup ## style, types and the layering rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+benchmark: APT_PACKAGES += qemu-system-x86
 benchmark: setup ## measure the bench itself against peers and limits; writes benchmarks.json
 	$(BIN)/python benchmarks/run.py $(ARGS)
 

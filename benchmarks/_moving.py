@@ -15,7 +15,7 @@ from bench.host.sandbox import run_in_sandbox
 from bench.migration.driver import Migration, Plan
 from bench.plan import make_plan
 from bench.scenario import parse_scenario
-from bench.testbed import BRIDGE, Testbed, raised
+from bench.testbed import BRIDGE, Hypervisor, Testbed, raised
 from bench.timeline import Event, Timeline
 
 MIGRATION = {
@@ -47,7 +47,7 @@ class Moving:
 
     def iperf3_bps(self, seconds: int) -> float:
         """Received by iperf3 on the path of the migration, from where the guest is to the other hypervisor."""
-        here, there = self._ends()
+        here, there = self.ends()
         server = spawn(
             ["iperf3", "--server", "--one-off", "--forceflush"],
             netns_pid=there.pid,
@@ -83,7 +83,7 @@ class Moving:
         settings: Mapping[str, Any] = MIGRATION,
     ) -> tuple[dict[str, Any], Timeline]:
         """Migrate to the other hypervisor. :returns: the outcome, and the source engine's events."""
-        here, there = self._ends()
+        here, there = self.ends()
         guest = self.testbed.guest
         assert guest is not None
         self._moves += 1
@@ -125,7 +125,8 @@ class Moving:
         delivered = first["bytes_sent"] - first["queued_bytes"]
         return delivered * 8 * NS_PER_S / (first["end_ns"] - first["start_ns"])
 
-    def _ends(self) -> tuple[Any, Any]:
+    def ends(self) -> tuple[Hypervisor, Hypervisor]:
+        """Where the guest is, and the other one."""
         assert self.testbed.guest is not None
         here = self.testbed.guest.host
         (there,) = (name for name in self.testbed.hypervisors if name != here)

@@ -1,0 +1,153 @@
+"""The engine against real QEMU: the same random 1 GiB, the same two namespaces, the same link, in turn.
+
+QEMU's machine is paused, nothing has run in it (:mod:`_qemu`), its RAM holds the bytes of our guest, its destination
+waits with ``-incoming defer`` and allocated memory; return-path and events are on, max-bandwidth is lifted. Our guest
+is idle and runs. Memory is an odd size: QEMU 7.2 under TCG corrupts migrations of multiples of 256 KiB, and is compared
+byte by byte after every migration.
+
+The *transfer* is what both call the migration proper, to a destination that is ready: QEMU's ``total-time``, our time
+from the end of the set-up to the confirmed handover. *From nothing* counts the making of the destination as well: from
+the start of its process(es). Goodput is the memory's bytes by the time of the transfer, QEMU's set-up time left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from _moving import Moving, report, with_moving_guest
+from _qemu import Qemu, require
+
+from bench.clock import NS_PER_MS, NS_PER_S, now_ns
+from bench.errors import BenchError
+from bench.guest.client import GuestControl
+from bench.memory.image import GuestMemory
+
+MEMORY = "1048584KiB"  # 1 GiB and 8 KiB: see above
+PORT = 4444
+SHAPED_REPEATS = 3
+UNSHAPED_REPEATS = 4
+COMPARED_PAGES = 4096  # at once
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """One migration: see this module."""
+
+    transfer_ns: int
+    from_nothing_ns: int
+    copy_ns: int  # the transfer without what QEMU calls setup-time
+
+
+def ours(moving: Moving) -> Took:
+    """Our guest, to the other hypervisor."""
+    begin_ns = now_ns()
+    _outcome, timeline = moving.move()
+    (ready,), (end,) = timeline.select("setup_end"), timeline.select("handover_confirmed")
+    return Took(end.t_ns - ready.t_ns, end.t_ns - begin_ns, end.t_ns - ready.t_ns)
+
+
+def theirs(moving: Moving, memory: GuestMemory, channels: int) -> Took:
+    """A QEMU on our guest's hypervisor, to a new one on the other. :param channels: of multifd; 0 for none."""
+    here, there = moving.ends()
+    capabilities = ["events", "return-path", *(("multifd",) if channels else ())]
+    parameters = {"max-bandwidth": 0, **({"multifd-channels": channels} if channels else {})}
+    with GuestMemory.create(memory.size_bytes, "destination") as arriving:
+        source = Qemu("source", here.pid, memory, moving.directory, incoming=False)
+        try:
+            begin_ns = now_ns()
+            destination = Qemu("destination", there.pid, arriving, moving.directory, incoming=True)
+            try:
+                for qemu in (source, destination):
+                    qemu.set_up(capabilities, parameters)
+                destination.execute("migrate-incoming", {"uri": f"tcp:{there.address}:{PORT}"})
+                source.execute("migrate", {"uri": f"tcp:{there.address}:{PORT}"})
+                destination.wait_migrated()
+                source.wait_migrated()
+                end_ns = now_ns()
+                told = source.execute("query-migrate")
+            finally:
+                destination.close()
+        finally:
+            source.close()
+        require_equal(memory, arriving)
+    copy_ms = told["total-time"] - told.get("setup-time", 0)
+    return Took(told["total-time"] * NS_PER_MS, end_ns - begin_ns, copy_ms * NS_PER_MS)
+
+
+def require_equal(first: GuestMemory, second: GuestMemory) -> None:
+    """:raises RuntimeError: naming a page that differs."""
+    for begin in range(0, first.page_count, COMPARED_PAGES):
+        part = slice(begin, begin + COMPARED_PAGES)
+        differs = np.flatnonzero((first.words[part] != second.words[part]).any(axis=1))
+        if len(differs):
+            raise RuntimeError(f"QEMU's memories differ after the migration, first in page {begin + differs[0]}")
+
+
+def copied(moving: Moving) -> GuestMemory:
+    """New memory with what our guest's holds now."""
+    guest = moving.testbed.guest
+    assert guest is not None
+    with GuestControl.connect(guest.socket_path) as control:
+        shared = control.memory()
+    with GuestMemory.from_fd(shared.fd, writable=False) as original:
+        copy = GuestMemory.create(original.size_bytes, "source")
+        copy.words[:] = original.words
+    return copy
+
+
+def alternate(moving: Moving, repeats: int, channels: tuple[int, ...]) -> tuple[list[Took], dict[int, list[Took]]]:
+    """Migrate in turn. :returns: ours, and QEMU's by the number of multifd channels."""
+    mine: list[Took] = []
+    peers: dict[int, list[Took]] = {count: [] for count in channels}
+    with copied(moving) as memory:
+        for _ in range(repeats):
+            mine.append(ours(moving))
+            for count, took in peers.items():
+                took.append(theirs(moving, memory, count))
+    return mine, peers
+
+
+def shaped(moving: Moving) -> None:
+    """Total times."""
+    mine, peers = alternate(moving, SHAPED_REPEATS, (0,))
+    for name, attribute in (("to a ready destination", "transfer_ns"), ("from nothing", "from_nothing_ns")):
+        value, reference = (
+            statistics.median(getattr(took, attribute) for took in side) / NS_PER_S for side in (mine, peers[0])
+        )
+        report(f"total time at 1 Gbit/s {name} against QEMU", value, "s", reference, "ratio <= 1")
+
+
+def unshaped(moving: Moving) -> None:
+    """Goodputs."""
+    mine, peers = alternate(moving, UNSHAPED_REPEATS, (0, 2, 4))
+    assert moving.testbed.guest is not None
+    bits = moving.testbed.guest_configuration(moving.testbed.guest.host)["memory_bytes"] * 8
+
+    def gbps(side: list[Took]) -> float:
+        return bits / statistics.median(took.copy_ns for took in side)
+
+    names = {0: "single", 2: "multifd of 2", 4: "multifd of 4"}
+    for count, side in peers.items():
+        report(f"goodput unshaped against QEMU {names[count]}", gbps(mine), "Gbit/s", gbps(side))
+    best = max(gbps(side) for side in peers.values())
+    report("goodput unshaped against QEMU's best", gbps(mine), "Gbit/s", best, "ratio >= 1")
+
+
+def main() -> int:
+    """Print the rows."""
+    try:
+        require()
+        for bandwidth, body in (("1Gbit", shaped), ("unlimited", unshaped)):
+            if with_moving_guest(bandwidth, MEMORY, body):
+                return 1
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
