@@ -185,7 +185,7 @@ class Migration:
         try:
             destination = self._sides["destination"] = _Side("destination", plan, plan.destination_pid)
             source = self._sides["source"] = _Side("source", plan, plan.source_pid)
-            timeout = {key: plan.migration[key] for key in ("link_timeout_ns",) if key in plan.migration}
+            both = {key: plan.migration[key] for key in ("link_timeout_ns", "security") if key in plan.migration}
             listening = destination.channel.call(
                 "listen",
                 {
@@ -197,7 +197,7 @@ class Migration:
                     "guest_log": str(plan.new_guest_log),
                     "bridge": plan.bridge,
                     "lease_path": str(plan.lease_path),
-                    **timeout,
+                    **both,
                 },
                 deadline=deadline,
                 on_event=self._events.append,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.migration.postcopy import switch_to_post_copy
 
 if TYPE_CHECKING:
-    from bench.migration.source import Session
+    from bench.migration.session import Session
 
 
 class Hybrid:

@@ -1,6 +1,6 @@
 """The registry of migration modes: how a guest's memory gets to the destination.
 
-A mode decides the order of what :class:`bench.migration.source.Session` offers: rounds, collecting dirty pages, the
+A mode decides the order of what :class:`bench.migration.session.Session` offers: rounds, collecting dirty pages, the
 switchover. A new mode is one new file with one class, and one line here. Post-copy has a part at the destination as
 well (:mod:`bench.migration.postcopy_arrival`), which the ADVISE frame starts.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from bench.errors import MigrationError
 
 if TYPE_CHECKING:
-    from bench.migration.source import Session
+    from bench.migration.session import Session
 
 
 class Mode(Protocol):

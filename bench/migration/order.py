@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_S
 from bench.errors import MigrationError
+from bench.migration.carriers import NONE
 from bench.migration.engine import want
 from bench.migration.levers import Levers
 from bench.migration.policy import Limits
@@ -34,6 +35,7 @@ class Order:
     link_timeout_ns: int
     answer_timeout_ns: int
     levers: Levers
+    security: str = NONE
 
     @property
     def post_copy(self) -> str:
@@ -79,6 +81,7 @@ class Order:
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
             levers=Levers.from_json(migration),
+            security=migration.get("security", NONE),
         )
 
 

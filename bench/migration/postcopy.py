@@ -36,7 +36,7 @@ from bench.migration.transport import Connection, Pacer, PeerLost, chunk_pages
 from bench.migration.wire import Kind
 
 if TYPE_CHECKING:
-    from bench.migration.source import Session
+    from bench.migration.session import Session
 
 PUSH_NS: Final = NS_PER_MS  # a piece of the push
 PUSH_PAGES: Final = (32, 64)  # and how many pages it has at least and at most
@@ -134,7 +134,7 @@ class PageServer:
             session.connection.send(wire.encode_missing(runs[begin : begin + wire.MAX_ZERO_RUNS]))
         session.connection.send(wire.encode_listen(self._total))
         session.report("postcopy_listen", pages=self._total)
-        session.serve_pages = self._go_on_after_loss
+        session.serve_after_loss(self._go_on_after_loss)
 
     def _join_faults(self, connection: Connection) -> None:
         """Requests are served from now on whenever the first connection waits for anything."""
@@ -279,9 +279,7 @@ class PageServer:
         self._faults.abort()
         session.report("postcopy_paused", reason=reason, pages_left=len(session.pending))
         while True:
-            while not session.recover_wanted:
-                session.wait_for_command()
-            session.recover_wanted = False
+            session.wait_for_recover()
             session.states.enter(State.POSTCOPY_RECOVER)
             try:
                 self._recover()

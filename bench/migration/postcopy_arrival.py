@@ -30,7 +30,7 @@ from bench.migration.transport import Connection, PeerClosed, PeerLost
 from bench.migration.wire import Frame, Kind
 
 if TYPE_CHECKING:
-    from bench.migration.destination import Arrival
+    from bench.migration.arrival import Arrival
 
 JOIN_NS: Final = 5 * NS_PER_S  # for the source's second connection
 STRANGER_NS: Final = NS_PER_S  # for whoever connects to say who it is
@@ -64,9 +64,8 @@ class PostCopyArrival:
         arrival = self._arrival
         deadline = Deadline(JOIN_NS)
         while self._faults is None:
-            arrival.listener.settimeout(max(0.001, deadline.remaining_s))
             try:
-                role, connection = self._accept()
+                role, connection = self._accept(deadline)
             except TimeoutError:
                 raise MigrationError("the source's connection for faults did not come") from None
             if role == "faults" and connection is not None:
@@ -184,9 +183,9 @@ class PostCopyArrival:
         pushed = -1 if self._pushed is None else self._pushed.connection.fileno()
         faults = -1 if self._faults is None else self._faults.fileno()
         guest_fd = arrival.guest.channel.fileno() if guest else -1
-        listener = arrival.listener.fileno() if self._recoverable else -1
+        door = arrival.door.fileno() if self._recoverable else -1
         channel = arrival.channel_fd
-        for fd in (*uffds, pushed, faults, guest_fd, listener, channel, extra):
+        for fd in (*uffds, pushed, faults, guest_fd, door, channel, extra):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         ready = {fd for fd, _events in poll.poll()}
@@ -201,8 +200,8 @@ class PostCopyArrival:
             if not self._recoverable:
                 raise
             self._lose(error)
-        if listener in ready:
-            self._on_listener()
+        if door in ready:
+            self._on_door()
         if channel in ready:
             arrival.serve_channel()
         if guest_fd in ready:
@@ -274,11 +273,10 @@ class PostCopyArrival:
             self._faults.abort()
             self._faults = None
 
-    def _on_listener(self) -> None:
+    def _on_door(self) -> None:
         """Somebody connects: the source, or a stranger, who is sent away."""
-        self._arrival.listener.settimeout(0)
         try:
-            role, connection = self._accept()
+            role, connection = self._accept(Deadline(0))
         except OSError:
             return
         if connection is None:
@@ -304,17 +302,16 @@ class PostCopyArrival:
                 connection.send(wire.encode_missing(runs[begin : begin + wire.MAX_ZERO_RUNS]))
         connection.send(wire.encode_listen(len(pages)))
 
-    def _accept(self) -> tuple[str, Connection | None]:
-        """One connection from the listener. :returns: its role, and None when it does not belong to this migration."""
-        sock, peer = self._arrival.listener.accept()
-        connection = Connection(sock, STRANGER_NS)
+    def _accept(self, deadline: Deadline) -> tuple[str, Connection | None]:
+        """One connection from the door. :returns: its role, and None when it does not belong to this migration."""
+        connection, peer = self._arrival.door.accept(STRANGER_NS, deadline)
         try:
             frame = wire.Decoder(connection, (Kind.JOIN,)).next()
             token, role = str(frame.fields.get("token", "")), frame.fields.get("role")
             if not hmac.compare_digest(token.encode(), self._arrival.token.encode()) or role not in ("main", "faults"):
                 raise MigrationError("it does not belong to this migration")
         except (BenchError, OSError) as error:
-            log(f"a connection from {peer[0]} is refused: {reason_of(error)}")
+            log(f"a connection from {peer} is refused: {reason_of(error)}")
             with contextlib.suppress(OSError):
                 connection.close()
             return "", None

@@ -10,7 +10,7 @@ from bench.migration.policy import Action
 from bench.migration.postcopy import switch_to_post_copy
 
 if TYPE_CHECKING:
-    from bench.migration.source import Session
+    from bench.migration.session import Session
 
 
 class PreCopy:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.migration.source import Session
+    from bench.migration.session import Session
 
 
 class StopAndCopy:

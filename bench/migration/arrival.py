@@ -1,0 +1,346 @@
+"""One migration as its destination sees it: the connection, the skeleton, its memory and state, the take-over.
+
+Before the ownership point (:mod:`bench.migration.session`) whatever fails here ends the skeleton; after it, nothing
+here does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import select
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from bench.clock import NS_PER_S, Deadline
+from bench.errors import BenchError, MigrationError, WireError
+from bench.guest.client import GuestControl, guest_command
+from bench.host.channel import Channel, ChannelClosed
+from bench.host.commands import Process, python_environment, spawn
+from bench.host.lease import Lease
+from bench.memory.hashes import PageHashes
+from bench.memory.image import GuestMemory
+from bench.migration import storage, wire
+from bench.migration.carriers import Door
+from bench.migration.compression import NONE, load_codec
+from bench.migration.engine import Reporter, RunnerGone, log, reason_of, want
+from bench.migration.modes import MODES
+from bench.migration.pages import PageReceiver
+from bench.migration.place import Place
+from bench.migration.postcopy_arrival import PostCopyArrival, new_token
+from bench.migration.transport import Connection
+from bench.migration.wire import Frame, Kind
+
+MAX_MEMORY_BYTES: Final = 1 << 40
+SILENCE_NS: Final = 120 * NS_PER_S  # between two frames; a dead link is noticed far sooner
+GUEST_LISTENS_NS: Final = 20 * NS_PER_S
+LOAD_NS: Final = 60 * NS_PER_S
+STOP_NS: Final = 2 * NS_PER_S
+ROUND_KINDS: Final = (*wire.TRANSFERS, Kind.ROUND_END, Kind.FINAL)
+POST_COPY_KINDS: Final = (Kind.ADVISE, Kind.MISSING, Kind.LISTEN)
+
+T = TypeVar("T")
+
+
+class PeerCancelled(Exception):
+    """The source cancelled; ``str()`` says why."""
+
+
+class Arrival:
+    """See this module."""
+
+    def __init__(self, place: Place, door: Door, channel: Channel, report: Reporter) -> None:
+        self.place = place
+        self.report = report
+        self.outcome = "failed"
+        self.reason = ""
+        self._channel = channel
+        self._door = door
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(door.close)
+        self._taken = False
+        self._connections = 0
+        self._verify = "off"
+        self._announce: Mapping[str, Any] = {}
+        self._process: Process | None = None
+        self._guest: GuestControl
+        self._memory: GuestMemory
+        self._hashes: PageHashes | None = None
+        self._connection: Connection
+        self._decoder: wire.Decoder
+        self._receiver: PageReceiver
+        self._postcopy: PostCopyArrival | None = None
+        self.token = new_token()
+
+    def run(self) -> None:
+        """Serve the migration; its outcome is in :attr:`outcome` and :attr:`reason`. Only the end of the runner
+        is raised.
+        """
+        with self._stack:
+            try:
+                self._accept()
+                self._make_skeleton(self._expect(Kind.HELLO))
+                self._receive()
+                self._take_over()
+                self.outcome = "completed"
+            except PeerCancelled as cancelled:
+                self.outcome, self.reason = "cancelled", str(cancelled)
+            except (BenchError, OSError) as error:
+                self._failed(error)
+            finally:
+                if not self._taken:
+                    self._remove_skeleton()
+
+    # setup
+
+    def _accept(self) -> None:
+        """Wait for the source, or for the end of the runner."""
+        poll = select.poll()
+        poll.register(self._door.fileno(), select.POLLIN)
+        poll.register(self._channel.fileno(), select.POLLIN)
+        accepted = False
+        while not accepted:
+            for fd, _events in poll.poll():
+                if fd == self._channel.fileno():
+                    self._serve_channel()
+                else:
+                    accepted = True
+        self._connection, peer = self._door.accept(self.place.link_timeout_ns)
+        self._stack.callback(self._connection.close)
+        self._connection.watch(self._channel.fileno(), self._serve_channel)
+        self._decoder = wire.Decoder(self._connection, wire.TO_DESTINATION)
+        self.report("accepted", peer=peer)
+
+    def _make_skeleton(self, hello: Frame) -> None:
+        guest = want(hello.fields, "guest", dict, "HELLO")
+        memory_bytes = want(guest, "memory_bytes", int, "HELLO: guest")
+        if not 0 < memory_bytes <= MAX_MEMORY_BYTES or memory_bytes % wire.PAGE_BYTES:
+            raise WireError(f"HELLO: a guest of {memory_bytes} bytes is not a number of pages up to 1 TiB")
+        codec = load_codec(str(hello.fields.get("compression", NONE)))  # a library that is missing is said now
+        if hello.fields.get("mode") not in MODES:
+            raise MigrationError(f"the source migrates by a mode unknown here: {str(hello.fields.get('mode'))[:80]!r}")
+        self._verify = str(hello.fields.get("verify", "off"))
+        self._announce = want(hello.fields, "announce", dict, "HELLO")
+        postcopy = hello.fields.get("postcopy", "never")
+        if postcopy == "never":
+            self._door.close()  # one migration, one connection: nobody else gets in
+        populate = postcopy != "at-once"
+        place = self.place
+        self._process = spawn(
+            guest_command(place.guest_socket, place.guest_events, place.guest_log),
+            env=python_environment(),
+            log=Path(place.guest_log),
+            name=f"guest at {place.host}",
+        )
+        process = self._process
+        self._guest = GuestControl.connect(
+            place.guest_socket,
+            deadline=Deadline(GUEST_LISTENS_NS),
+            alive=lambda: process.alive,
+            peer="destination guest",
+        )
+        self._stack.callback(self._guest.close)
+        config = {
+            **guest,
+            "host": place.host,
+            "bridge": place.bridge,
+            "lease": {"path": place.lease_path, "me": place.host},
+            "image": None,
+            "skeleton": True,
+            "populate": populate,
+        }
+        self._guest.configure(config)
+        memory = self._guest.memory()
+        self._memory = GuestMemory.from_fd(memory.fd, memory_bytes)
+        self._stack.callback(self._memory.close)
+        if populate:
+            self._memory.populate()  # maps it here before the first page arrives
+        self._hashes = PageHashes(self._memory.page_count) if self._verify == "background" else None
+        self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
+        self._decoder.memory_pages = self._memory.page_count
+        self.report("skeleton_ready")
+        self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes, "token": self.token}))
+
+    # memory and device state
+
+    def _receive(self) -> None:
+        """Rounds until the final one has ended, then the device state; READY tells the source."""
+        final = False
+        while True:
+            frame = self._expect(*ROUND_KINDS, *(POST_COPY_KINDS if not final else ()))
+            if frame.kind in POST_COPY_KINDS:
+                if self._prepare_post_copy(frame):
+                    break
+            elif frame.kind is Kind.FINAL:
+                if final:
+                    raise WireError("a second FINAL frame")
+                final = True
+            elif frame.kind is Kind.ROUND_END:
+                self._receiver.end_round(frame)
+                if final:
+                    break
+            else:
+                self._receiver.place(frame)
+        self.report("final_pages_received")
+        self._load(self._expect(Kind.DEVICE))
+        ready: dict[str, Any] = {"connections": self._connections, "unpacking": self._receiver.unpacking.to_json()}
+        if self._verify == "pause":
+            ready["digest"] = self._digest()
+        self._connection.send(wire.encode_json(Kind.READY, ready))
+
+    def _prepare_post_copy(self, frame: Frame) -> bool:
+        """:returns: True when the guest is paused and the missing pages are known."""
+        if frame.kind is Kind.ADVISE:
+            if self._postcopy is not None or self._door.fileno() < 0:
+                raise WireError("an ADVISE frame where none is due")
+            self._postcopy = PostCopyArrival(self)
+            self._postcopy.arm()
+            return False
+        if self._postcopy is None:
+            raise WireError(f"{frame.kind.name} frame before ADVISE")
+        if frame.kind is Kind.MISSING:
+            self._postcopy.miss(frame)
+            return False
+        self._postcopy.listen(frame)
+        return True
+
+    def _load(self, frame: Frame) -> None:
+        """The device state: from the stream into a memfd, from there into the skeleton."""
+        size = frame.value
+        fd = os.memfd_create("device-state", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            if size:
+                with mmap.mmap(fd, size) as blob, memoryview(blob) as view:
+                    self._connection.read_into(view)
+            self.report("device_state_received", bytes=size)
+            beside = _at_once if self._postcopy is None else self._postcopy.beside
+            self._connections = beside(lambda: self._guest.load(fd, Deadline(LOAD_NS)))
+        finally:
+            os.close(fd)
+        self.report("device_state_loaded", connections=self._connections)
+
+    def _digest(self) -> str:
+        if self._hashes is None:
+            self._hashes = PageHashes(self._memory.page_count)
+            self._hashes.update_range(self._memory.words)
+        return self._hashes.digest()
+
+    # ownership
+
+    def _take_over(self) -> None:
+        handover = self._expect(Kind.HANDOVER)
+        owner = want(handover.fields, "owner", str, "HANDOVER")
+        generation = want(handover.fields, "generation", int, "HANDOVER")
+        storage.acquire(self.report)
+        beside = _at_once if self._postcopy is None else self._postcopy.take_beside
+        taken = beside(lambda: self._guest.take(self._announce, owner, generation))
+        if not taken.taken:
+            reason = f"the lease belongs to {taken.owner!r} in another generation"
+            self._connection.send(wire.encode_json(Kind.REFUSED, {"reason": reason}))
+            raise MigrationError(f"take-over refused: {reason}")
+        self._taken = True
+        self.report("ownership_taken", taken.ownership_ns)
+        self.report("resumed", taken.resumed_ns)
+        self.report("port_wired", taken.port_wired_ns)
+        if self._postcopy is not None:
+            self._postcopy.run(taken.resumed_ns)
+            return
+        try:
+            self._connection.send(wire.encode_json(Kind.TAKEN, {"resumed_ns": taken.resumed_ns}))
+            if self._verify == "background":
+                self._connection.send(wire.encode_json(Kind.DIGEST, {"digest": self._digest()}))
+        except MigrationError as error:  # the guest runs here all the same; the source learns it from the lease
+            self.reason = f"the source could not be told: {reason_of(error)}"
+
+    # what post-copy uses
+
+    @property
+    def door(self) -> Door:
+        return self._door
+
+    @property
+    def stack(self) -> contextlib.ExitStack:
+        return self._stack
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    def use_connection(self, connection: Connection) -> None:
+        """Go on over another one."""
+        self._connection = connection
+
+    @property
+    def guest(self) -> GuestControl:
+        return self._guest
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self._memory
+
+    @property
+    def hashes(self) -> PageHashes | None:
+        return self._hashes
+
+    @property
+    def channel_fd(self) -> int:
+        return self._channel.fileno()
+
+    def serve_channel(self) -> None:
+        """The runner's channel is readable. :raises RunnerGone: when it has ended."""
+        self._serve_channel()
+
+    # ends
+
+    def _failed(self, error: Exception) -> None:
+        self.reason = reason_of(error)
+        log(f"failed: {self.reason}")
+        if hasattr(self, "_connection"):
+            with contextlib.suppress(BenchError, OSError):
+                self._connection.give_up = Deadline(NS_PER_S)
+                self._connection.send(wire.encode_json(Kind.ERROR, {"reason": self.reason}))
+
+    def _remove_skeleton(self) -> None:
+        """End the skeleton, unless it runs the guest: a ``take`` whose answer was lost may have succeeded."""
+        if hasattr(self, "_guest"):
+            self._guest.close()  # its dead man's switch: a skeleton dies of this, a running guest does not
+        if self._process is None:
+            return
+        with contextlib.suppress(BenchError):
+            self._process.wait(Deadline(STOP_NS))
+            return
+        if not self._may_run():
+            self._process.stop(Deadline(STOP_NS))
+
+    def _may_run(self) -> bool:
+        """Whether the lease says that the guest runs here."""
+        try:
+            return Lease(self.place.lease_path).read().owner == self.place.host
+        except BenchError:
+            return True  # better a guest too many to look at than none at all
+
+    def _expect(self, *kinds: Kind) -> Frame:
+        """The next frame. :raises PeerCancelled, MigrationError: when the source gave up; WireError: other kinds."""
+        self._connection.wait(select.POLLIN, Deadline(SILENCE_NS), "the source engine")
+        frame = self._decoder.next()
+        if frame.kind is Kind.CANCEL:
+            raise PeerCancelled(str(frame.fields.get("reason", ""))[:1000])
+        if frame.kind is Kind.ERROR:
+            raise MigrationError(f"the source failed: {str(frame.fields.get('reason', ''))[:1000]}")
+        if frame.kind not in kinds:
+            raise WireError(f"{frame.kind.name} frame where {' or '.join(kind.name for kind in kinds)} was due")
+        return frame
+
+    def _serve_channel(self) -> None:
+        try:
+            for message in self._channel.receive_ready():
+                self._channel.send_error(int(message.get("id", 0)), "this engine serves one migration")
+        except ChannelClosed as error:
+            raise RunnerGone from error
+
+
+def _at_once(work: Callable[[], T]) -> T:
+    return work()
