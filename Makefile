@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SCENARIO ?= scenarios/reference.toml
 ARGS ?=
+# Tests mostly wait, for links and timers: one process more than there are processors.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
 	tcpdump iperf3 redis-tools curl procps kmod
@@ -28,7 +30,7 @@ run: setup ## migrate the reference guest and say where every millisecond went (
 
 test: setup ## run every check and every test (as root)
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup ## style, types and the layering rules
 	$(BIN)/ruff check .

@@ -1,9 +1,18 @@
-"""What every test gets: root tests skip by naming what is missing, and never in CI."""
+"""What every test gets: root tests skip by naming what is missing, and never in CI; and turns, when several run.
+
+`make test` spreads the tests over several processes (pytest-xdist). Three things keep that sound:
+
+- tests of a module whose fixtures are shared (scope module or class) stay together in one process;
+- a test marked ``alone`` measures, or looks at what all runs on this machine share: no other test runs meanwhile;
+- everything else works in directories, namespaces and processes of its own.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,7 +30,13 @@ def _missing() -> str:
     return ""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not item.get_closest_marker("xdist_group") and (group := _group(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
+    # Those that need the machine for themselves come first, one after the other, so that the others wait but once.
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
     missing = _missing()
     if not missing:
         return
@@ -30,6 +45,65 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason=f"needs {missing}"))
+
+
+def _group(item: pytest.Item) -> str:
+    """The tests that one process runs; empty when any process may run this one."""
+    if item.get_closest_marker("alone"):
+        return "alone"
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public way
+    scopes = {definition.scope for chain in definitions for definition in chain}
+    return item.nodeid.partition("::")[0] if scopes & {"module", "class"} else ""
+
+
+class Turns:
+    """Who may run now: one test that is ``alone``, or any number of others. Shared by the processes of one pytest call.
+
+    Whoever wants the machine for itself holds the gate while it waits, so that no others begin meanwhile.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._gate = (directory / "turns.gate").open("w")
+        self._turn = (directory / "turns").open("w")
+        self._alone = False
+
+    def begin(self, *, alone: bool) -> None:
+        if self._alone:
+            return
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        fcntl.flock(self._turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        self._alone = alone
+        if not alone:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def end(self, *, keep: bool) -> None:
+        """:param keep: the test that follows is ``alone`` as well."""
+        if self._alone and keep:
+            return
+        self._alone = False
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+
+_TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        factory = getattr(session.config, "_tmp_path_factory")  # noqa: B009 - its fixture comes too late
+        session.config.stash[_TURNS] = Turns(factory.getbasetemp().parent)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: a test's time limit is not used up by waiting
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    turns = item.config.stash.get(_TURNS, None)
+    if turns is None:
+        return (yield)
+    turns.begin(alone=item.get_closest_marker("alone") is not None)
+    try:
+        return (yield)
+    finally:
+        turns.end(keep=nextitem is not None and nextitem.get_closest_marker("alone") is not None)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import BenchError
 from bench.guest.client import GuestControl
 from bench.host.lease import Lease
-from bench.migration.driver import Migration, Plan
+from bench.migration.driver import RECOVER_NS, Migration, Plan
 from bench.timeline import Timeline
 
 MIB = 1 << 20
@@ -44,6 +44,14 @@ class Mover:
 
     def start(self, **changes) -> Migration:
         """Start moving to the other hypervisor."""
+        migration = self.prepare(**changes)
+        self.lab.stack.callback(self._end_guest, self.plan.new_guest_socket)
+        self.lab.stack.callback(migration.stop)
+        migration.start()
+        return migration
+
+    def prepare(self, *, recover_every_ns=0, recover_for_ns=RECOVER_NS, **changes) -> Migration:
+        """The migration to the other hypervisor, not started yet; whoever asks for it ends what it starts."""
         there = "h2" if self.host == "h1" else "h1"
         self.count += 1
         directory = self.lab.directory
@@ -67,13 +75,11 @@ class Mover:
             events_directory=directory,
             log_directory=directory,
             tag=str(self.count),
+            recover_every_ns=recover_every_ns,
+            recover_for_ns=recover_for_ns,
         )
-        migration = Migration(self.plan)
-        self.lab.stack.callback(self._end_guest, self.plan.new_guest_socket)
-        self.lab.stack.callback(migration.stop)
-        migration.start()
-        self.moving = migration
-        return migration
+        self.moving = Migration(self.plan)
+        return self.moving
 
     def move(self, on_event=None, **changes):
         outcome = self.start(**changes).wait(on_event, Deadline(90 * NS_PER_S))
@@ -115,19 +121,23 @@ class Mover:
             control.quit(Deadline(2 * NS_PER_S))
 
 
+def settle_bridges(made: Lab) -> None:
+    """A bridge without an address of its own takes the lowest of its ports': it would change with each guest that comes
+    or goes, and the other hypervisor's ARP entry would be wrong for 8 s.
+    """
+    for host in ("h1", "h2"):
+        namespace = made.namespaces[host]
+        uplink = namespace.ip("-o", "link", "show", f"{host}-eth0").split("link/ether ")[1].split()[0]
+        namespace.ip("link", "set", "br0", "address", uplink)
+
+
 @contextlib.contextmanager
 def moving() -> Iterator[Mover]:
     """A lab, and who moves the guest in it."""
     directory = Path(tempfile.mkdtemp(prefix="mg-", dir="/tmp"))
     try:
         with lab(directory) as made:
-            for host in ("h1", "h2"):
-                # A bridge without an address of its own takes the lowest of its ports': it would change with each
-                # guest that comes or goes, and the other hypervisor's ARP entry would be wrong for 8 s.
-                uplink = (
-                    made.namespaces[host].ip("-o", "link", "show", f"{host}-eth0").split("link/ether ")[1].split()[0]
-                )
-                made.namespaces[host].ip("link", "set", "br0", "address", uplink)
+            settle_bridges(made)
             yield Mover(made)
     finally:
         shutil.rmtree(directory)

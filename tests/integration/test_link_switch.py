@@ -154,6 +154,7 @@ def test_contents_and_checksums_survive_switch_and_bridge(link: dict[str, Any], 
         assert all(got.values())
 
 
+@pytest.mark.alone
 def test_calibration_finds_links_as_asked(tmp_path: Path) -> None:
     raw = {"default": {"delay": "2ms", "bandwidth": "100Mbit"}, "h2-s1": {"bandwidth": "50Mbit"}}
 

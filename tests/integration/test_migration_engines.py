@@ -315,6 +315,7 @@ def _cmdline(entry):
         return b""
 
 
+@pytest.mark.alone
 def test_the_bandwidth_limit_holds_to_two_percent(bench):
     bench.boot(memory_bytes=32 * MIB, rate_bytes_per_s=0, content={"random": 1.0})
     outcome = run(bench, max_bandwidth_bps=160_000_000)

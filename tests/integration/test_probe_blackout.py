@@ -32,7 +32,7 @@ from bench.probe.frames import FrameWatcher
 from bench.probe.records import load_records
 from bench.timeline import Event, Timeline
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 CLIENT, GUEST = "10.0.0.9", "10.0.1.1"
 MAC = "52:54:00:00:00:01"

@@ -21,6 +21,7 @@ def bench(project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*BENCH, *arguments], cwd=project, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("pattern", "rate_mib"), [("hotset", 4), ("sequential", 2), ("idle", 0)])
 def test_the_measured_rate_is_the_workloads(project, pattern, rate_mib):
     settings = [f"guest.workload.pattern={pattern}", f"guest.workload.rate={rate_mib}MiB/s" if rate_mib else ""]

@@ -95,6 +95,7 @@ def test_a_client_agent(tmp_path: Path) -> None:
     assert "SIGKILL" in text
 
 
+@pytest.mark.alone  # what `bench clean` removes is no other test's
 def test_the_bench_itself(tmp_path: Path) -> None:
     """Nobody is there to tidy up: the kernel takes the processes, `bench clean` what is below /run."""
     before = interfaces()
