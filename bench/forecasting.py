@@ -1,18 +1,20 @@
-"""Looking at the guest of a testbed before it moves, so that its migration can be predicted."""
+"""Looking at the guests of a testbed before they move, so that their migrations can be predicted."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from bench.analysis.dirty_rate import fit
-from bench.analysis.forecast import Forecast, forecast, path_of
+from bench.analysis.forecast import Forecast, forecast, path_of, sharers
 from bench.analysis.model import PAGE_BYTES, DirtyCurve
 from bench.clock import NS_PER_MS, Deadline
-from bench.errors import BenchError, HostError
+from bench.errors import BenchError
 from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty
+from bench.guests import RunningGuest
 from bench.plan import Plan
 from bench.scenario import ClientSpec, Scenario
 from bench.testbed import Testbed, raised
@@ -27,45 +29,56 @@ def sample_duration_ns(scenario: Scenario) -> int:
     return duration_ns if scenario.run.predict and duration_ns >= INTERVALS * LEAST_INTERVAL_NS else 0
 
 
-class Forecaster:
-    """Samples the guest once and predicts each migration from that.
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What is known of a guest: its sample, or why there is none."""
 
-    :ivar sample: what was seen; None before :meth:`look`, and when that failed.
-    """
+    sample: DirtySample | None
+    curve: DirtyCurve = field(default_factory=DirtyCurve)
+    connections: int = 0
+    problem: str = ""
+
+
+class Forecaster:
+    """Samples each guest once and predicts each migration from that."""
 
     def __init__(self, scenario: Scenario, plan: Plan) -> None:
         self._scenario = scenario
         self._plan = plan
-        self._curve = DirtyCurve()
-        self._connections = 0
-        self._problem = ""
-        self.sample: DirtySample | None = None
+        self._looked: dict[str, _Looked] = {}
 
     def look(self, testbed: Testbed, duration_ns: int, wait: Callable[[Deadline], None]) -> None:
-        """Sample the guest's dirty pages. What fails is told by the forecasts: a run can do without them.
+        """Sample the dirty pages of every guest that is to move, one after the other within *duration_ns* (each for at
+        least so long as a sample needs). What fails is told by the forecasts: a run can do without them.
 
         :param wait: see :func:`bench.guest.dirty_rate.sample_dirty`.
         """
-        try:
-            self.sample = sample_dirty(_guest_socket(testbed), duration_ns, wait)
-            assert testbed.guest is not None
-            self._connections = int(testbed.guest.control.stats().get("connections") or 0)
-            self._curve = fit(self.sample.histogram, self.sample.interval_ns)
-        except BenchError as error:
-            self.sample = None
-            self._problem = f"the guest's dirty rate could not be sampled: {error.message}"
+        names = list(dict.fromkeys(order.guest for order in self._plan.orders))
+        each_ns = max(duration_ns // len(names), INTERVALS * LEAST_INTERVAL_NS)
+        for name in names:
+            self._looked[name] = _look(testbed.guests[name], each_ns, wait)
 
-    def forecast(self, testbed: Testbed, source: str, destination: str) -> Forecast | None:
-        """The prediction of a migration; None when nobody looked."""
+    def forecast(
+        self, testbed: Testbed, guest: str, source: str, destination: str, running: Sequence[tuple[str, str]]
+    ) -> Forecast | None:
+        """The prediction of a migration; None when nobody looked.
+
+        :param running: source and destination of every migration that goes on at the same time, this one included.
+        """
         migration = self._scenario.migration
-        if self.sample is None:
-            return Forecast(migration.mode, None, None, note=self._problem) if self._problem else None
+        looked = self._looked.get(guest)
+        if looked is None:
+            return None
+        sample = looked.sample
+        if sample is None:
+            return Forecast(migration.mode, None, None, note=looked.problem)
+        way = self._plan.path(source, destination)
         return forecast(
             migration.mode,
-            path_of(testbed.links, self._plan.path(source, destination)),
-            self._curve,
-            pages=self.sample.pages,
-            zero_pages=self.sample.zero_pages,
+            path_of(testbed.links, way),
+            looked.curve,
+            pages=sample.pages,
+            zero_pages=sample.zero_pages,
             limits={
                 "downtime_limit_ns": _limit_ns(migration.downtime_limit),
                 "max_rounds": migration.max_rounds,
@@ -73,10 +86,27 @@ class Forecaster:
                 "max_bandwidth_bps": migration.max_bandwidth,
             },
             precopy_rounds=getattr(migration, "precopy_rounds", 1),
-            connections=self._connections,
-            background_bps=sum(_leaving_bps(client) for client in self._scenario.clients),
-            dirty_bytes_per_s=self.sample.rate_bytes_per_s,
+            connections=looked.connections,
+            background_bps=sum(
+                self._leaving_bps(name) for name, host in testbed.guests.places().items() if host == source
+            ),
+            dirty_bytes_per_s=sample.rate_bytes_per_s,
+            sharers=sharers(way, [self._plan.path(*ends) for ends in running]),
         )
+
+    def _leaving_bps(self, guest: str) -> int:
+        """What the downloads of a guest take of the way out of its host."""
+        flows = (flow for flows in self._plan.flows_of(guest).values() for flow in flows)
+        return sum(_leaving_bps(flow) for flow in flows)
+
+
+def _look(guest: RunningGuest, duration_ns: int, wait: Callable[[Deadline], None]) -> _Looked:
+    try:
+        sample = sample_dirty(guest.socket_path, duration_ns, wait)
+        connections = int(guest.control.stats().get("connections") or 0)
+        return _Looked(sample, fit(sample.histogram, sample.interval_ns), connections)
+    except BenchError as error:
+        return _Looked(None, problem=f"the guest's dirty rate could not be sampled: {error.message}")
 
 
 def describe(sample: DirtySample) -> dict[str, Any]:
@@ -107,7 +137,7 @@ def describe(sample: DirtySample) -> dict[str, Any]:
 def measure(
     scenario: Scenario, plan: Plan, directory: Path, duration_ns: int, notify: Callable[[str], None]
 ) -> DirtySample:
-    """Raise a testbed without calibration and clients, let its guest work for the warm-up, and sample it.
+    """Raise a testbed without calibration and clients, let its guests work for the warm-up, and sample the first one.
 
     To be called in a sandbox. :raises BenchError: what could not be raised or sampled.
     """
@@ -120,7 +150,7 @@ def measure(
         notify("letting the guest work")
         wait(Deadline(scenario.run.warmup))
         notify("sampling its dirty pages")
-        return sample_dirty(_guest_socket(testbed), duration_ns, wait)
+        return sample_dirty(testbed.guests[scenario.guests[0].name].socket_path, duration_ns, wait)
 
 
 def _leaving_bps(client: ClientSpec) -> int:
@@ -131,9 +161,3 @@ def _leaving_bps(client: ClientSpec) -> int:
 def _limit_ns(downtime_limit: object) -> int | None:
     """None for a limit that is no duration: ``min``."""
     return downtime_limit if isinstance(downtime_limit, int) else None
-
-
-def _guest_socket(testbed: Testbed) -> Path:
-    if testbed.guest is None:
-        raise HostError("no guest runs, so none can be sampled")
-    return testbed.guest.socket_path

@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MachineError, ScenarioError
+from bench.moving.schedule import Limits, Order
+from bench.plan_guests import (
+    check_addresses,
+    check_images,
+    check_memory,
+    check_port,
+    plan_homes,
+    plan_limits,
+    plan_orders,
+)
 from bench.scenario import ClientSpec, Scenario
 
-MEMORY_RESERVE_BYTES = 512 << 20
 MAX_NODES = 200
 
 
@@ -25,8 +34,10 @@ class Plan:
     :param topo: the Mininet Topo.
     :param addresses: host name -> IPv4 address without prefix.
     :param prefix_length: of the one subnet that all hosts share.
-    :param hypervisors: in order; the guest boots on ``source``.
-    :param flows: client host -> its flows, each with its name.
+    :param hypervisors: in order.
+    :param homes: guest -> the hypervisor that it boots on.
+    :param orders: the migrations of the first repetition, and *limits* of how many go on at a time.
+    :param flows: client host -> its flows, each with its name and its guest's.
     :param links: (first node, second node) of every link, as the topology has them.
     :param dpids: switch -> its OpenFlow datapath id.
     """
@@ -37,11 +48,31 @@ class Plan:
     hypervisors: tuple[str, ...]
     storage: str | None
     clients: tuple[str, ...]
-    source: str
-    destination: str
+    homes: dict[str, str]
+    orders: tuple[Order, ...]
+    limits: Limits
     flows: dict[str, tuple[ClientSpec, ...]]
     links: tuple[tuple[str, str], ...]
     dpids: dict[str, int]
+
+    @property
+    def source(self) -> str:
+        """Where the first migration begins."""
+        return self.homes[self.orders[0].guest]
+
+    @property
+    def destination(self) -> str:
+        """Where the first migration leads."""
+        return self.orders[0].destination
+
+    def stations(self, guest: str) -> list[str]:
+        """The hypervisors that a guest is on at some time, its home first."""
+        return list(dict.fromkeys([self.homes[guest], *(o.destination for o in self.orders if o.guest == guest)]))
+
+    def flows_of(self, guest: str) -> dict[str, tuple[ClientSpec, ...]]:
+        """Client host -> the flows of one guest."""
+        chosen = {host: tuple(flow for flow in flows if flow.guest == guest) for host, flows in self.flows.items()}
+        return {host: flows for host, flows in chosen.items() if flows}
 
     def switches_between(self, first: str, second: str) -> list[str]:
         """The switches on the way from one node to another, in order, ends included where they are switches."""
@@ -85,18 +116,6 @@ def _roles(scenario: Scenario, topo: Any, where: str) -> tuple[tuple[str, ...], 
     return tuple(hypervisors), storage, tuple(clients)
 
 
-def _endpoints(scenario: Scenario, hypervisors: tuple[str, ...], where: str) -> tuple[str, str]:
-    migration = scenario.migration
-    for key, name in (("source", migration.source), ("destination", migration.destination)):
-        if name is not None and name not in hypervisors:
-            raise ScenarioError(where, f"migration.{key}", name, f"one of the hypervisors {', '.join(hypervisors)}")
-    source = migration.source or next(name for name in hypervisors if name != migration.destination)
-    destination = migration.destination or next(name for name in hypervisors if name != source)
-    if source == destination:
-        raise ScenarioError(where, "migration.destination", destination, "another hypervisor than the source")
-    return source, destination
-
-
 def _flows(
     scenario: Scenario, hosts: list[str], hypervisors: tuple[str, ...], clients: tuple[str, ...], where: str
 ) -> dict[str, tuple[ClientSpec, ...]]:
@@ -107,7 +126,12 @@ def _flows(
         if host is None or host not in hosts or host in hypervisors:
             reason = f"a host that is no hypervisor, as {' and '.join(hypervisors)} are: {allowed}"
             raise ScenarioError(where, f"clients.{index}.host", client.host, reason)
-        flows[host] = (*flows.get(host, ()), client)
+        try:
+            guest = scenario.guest_named(client.guest).name
+        except KeyError:
+            names = ", ".join(guest.name for guest in scenario.guests)
+            raise ScenarioError(where, f"clients.{index}.guest", client.guest, f"one of the guests {names}") from None
+        flows[host] = (*flows.get(host, ()), client.model_copy(update={"guest": guest}))
     return flows
 
 
@@ -145,56 +169,15 @@ def _addresses(scenario: Scenario, topo: Any, where: str) -> tuple[dict[str, str
             where, "network.subnet", scenario.network.subnet, f"a subnet such as '10.0.0.0/16' ({error})"
         ) from None
     hosts = list(topo.hosts(sort=False))
-    try:
-        guest = ipaddress.IPv4Address(scenario.guest.address)
-    except ValueError:
-        raise ScenarioError(where, "guest.address", scenario.guest.address, "an IPv4 address") from None
-    edge = (subnet.network_address, subnet.broadcast_address)
-    if guest not in subnet or guest in edge or subnet.num_addresses < len(hosts) + 3:
-        raise ScenarioError(
-            where,
-            "guest.address",
-            scenario.guest.address,
-            f"a host address of {subnet}, with room for {len(hosts)} hosts",
-        )
-    taken = {str(guest)}
+    check_addresses(scenario, subnet, len(hosts), where)
+    guests = {guest.address for guest in scenario.guests}
     given = {host: str(topo.nodeInfo(host)["ip"]).split("/")[0] for host in hosts if topo.nodeInfo(host).get("ip")}
-    taken |= set(given.values())
+    taken = guests | set(given.values())
     free = (str(address) for address in subnet.hosts() if str(address) not in taken)
     addresses = {host: given.get(host) or next(free) for host in hosts}
-    if len(set(addresses.values())) != len(hosts) or str(guest) in given.values():
+    if len(set(addresses.values())) != len(hosts) or guests & set(given.values()):
         raise ScenarioError(where, "network.topology", scenario.network.topology, "hosts with different addresses")
     return addresses, subnet.prefixlen
-
-
-def _check_memory(scenario: Scenario) -> None:
-    # The guest, its skeleton at the destination, and something for the engines and switches.
-    needed = 2 * scenario.guest.memory + MEMORY_RESERVE_BYTES
-    available = available_memory_bytes(Path("/proc/meminfo").read_text())
-    if available and needed > available:
-        raise MachineError(
-            f"guest.memory: two copies of {scenario.guest.memory >> 20} MiB and {MEMORY_RESERVE_BYTES >> 20} MiB of "
-            f"reserve need {needed >> 20} MiB, and {available >> 20} MiB are available",
-            f"use --set guest.memory={max(4, (available - MEMORY_RESERVE_BYTES) // 2 >> 20)}MiB or less",
-        )
-
-
-def _check_image(scenario: Scenario, where: str) -> None:
-    image = scenario.guest.image
-    if image is None:
-        return
-    try:
-        with Path(image).open("rb") as file:
-            size = file.seek(0, 2)
-    except OSError as error:
-        raise ScenarioError(where, "guest.image", image, f"a readable file ({error.strerror})") from None
-    if not 0 < size <= scenario.guest.memory - scenario.guest.store_memory:
-        raise ScenarioError(
-            where,
-            "guest.image",
-            f"{image} of {size} bytes",
-            f"1 to {scenario.guest.memory - scenario.guest.store_memory} bytes (guest.memory less guest.store_memory)",
-        )
 
 
 def make_plan(scenario: Scenario, where: str) -> Plan:
@@ -218,12 +201,29 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     if len(topo.nodes()) > MAX_NODES:
         raise ScenarioError(where, "network.topology", f"{len(topo.nodes())} nodes", f"up to {MAX_NODES} nodes")
     hypervisors, storage, clients = _roles(scenario, topo, where)
-    source, destination = _endpoints(scenario, hypervisors, where)
+    homes = plan_homes(scenario, hypervisors, where)
+    limits = plan_limits(scenario, hypervisors, where)
+    orders = plan_orders(scenario, hypervisors, homes, limits, where)
     flows = _flows(scenario, list(topo.hosts(sort=False)), hypervisors, clients, where)
     links = tuple((first, second) for first, second in topo.links())
     _check_links(scenario, links, where)
-    _check_paths(topo, [source, destination, *flows, *([storage] if storage else [])], where, scenario.network.topology)
+    ends = dict.fromkeys([*homes.values(), *(order.destination for order in orders)])
+    _check_paths(topo, [*ends, *flows, *([storage] if storage else [])], where, scenario.network.topology)
     addresses, prefix_length = _addresses(scenario, topo, where)
-    _check_image(scenario, where)
-    _check_memory(scenario)
-    return Plan(topo, addresses, prefix_length, hypervisors, storage, clients, source, destination, flows, links, dpids)
+    check_port(scenario, where)
+    check_images(scenario, where)
+    check_memory(scenario, orders, limits, homes, available_memory_bytes(Path("/proc/meminfo").read_text()))
+    return Plan(
+        topo=topo,
+        addresses=addresses,
+        prefix_length=prefix_length,
+        hypervisors=hypervisors,
+        storage=storage,
+        clients=clients,
+        homes=homes,
+        orders=orders,
+        limits=limits,
+        flows=flows,
+        links=links,
+        dpids=dpids,
+    )

@@ -24,7 +24,7 @@ _HEAD = "<!-- made by `python -m bench.reference docs`; do not edit -->\n\n"
 _DURATIONS = frozenset(
     (
         *("delay", "jitter", "burst", "delay_tolerance", "downtime_limit", "max_time", "interval", "think"),
-        *("timeout", "warmup", "settle", "pause_between", "announce_delay"),
+        *("timeout", "warmup", "settle", "pause_between", "announce_delay", "start"),
     )
 )
 _RATES = frozenset(("bandwidth", "max_bandwidth", "rate"))
@@ -60,6 +60,8 @@ def _type_text(annotation: Any) -> str:
 
 def _kind(name: str, field: FieldInfo) -> str:
     """What a value is, in the scenario's own words where it is a quantity."""
+    if name == "guest_memory":
+        return "table of size"
     for names, kind in ((_DURATIONS, "duration"), (_RATES, "rate"), (_SIZES, "size")):
         if name in names:
             return kind
@@ -117,7 +119,7 @@ def scenario_reference() -> str:
         _HEAD
         + "# Scenario reference\n\nQuantities are texts with units: `300ms`, `64MiB`, `40MiB/s`, `1Gbit`, `0.5%`.\n\n"
     )
-    names = {"links": '[links.default] and [links."a-b"]', "clients": "[[clients]]"}
+    names = {"links": '[links.default] and [links."a-b"]', "clients": "[[clients]]", "moves": "[[moves]]"}
     sections = [
         _section(names.get(path, f"[{path}]" if path else "Top level"), model, defaults=True) for path, model in seen
     ]

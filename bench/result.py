@@ -66,12 +66,13 @@ class BudgetPart(Part):
 
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
-    ms.
+    ms. ``guest``: that it talks to.
     """
 
     name: str
     kind: str
     host: str
+    guest: str = ""
     requests: int
     lost: int
     duplicated: int
@@ -173,8 +174,11 @@ class PredictionResult(Part):
 
 
 class MigrationResult(Part):
-    """One move of the guest."""
+    """One move of a guest, with the flows of that guest only. One that never started has equal ``start_ns`` and
+    ``end_ns``, and a reason.
+    """
 
+    guest: str = ""
     outcome: Literal["completed", "cancelled", "failed"]
     reason: str = ""
     source: str
@@ -196,11 +200,42 @@ class MigrationResult(Part):
     prediction: PredictionResult | None = None
 
 
-class RunResult(MigrationResult):
-    """A whole run. With ``--repeat`` its own members are those of the last migration; ``migrations`` holds all of them.
+class GuestOverall(Part):
+    """What became of one guest: where it booted and where it is at the end (None: it is lost), and how often and how
+    long in all it stood still.
+    """
 
-    The flows of a repeated run are counted over the whole run; their outage and budget are those of the worst
-    migration.
+    name: str
+    memory_bytes: int
+    home: str
+    host: str | None
+    moved: int = 0
+    downtime_ns: int = 0
+
+
+class OverallResult(Part):
+    """All migrations of a run together: from the first one's start to the last one's end, ``at_once`` of them going on
+    at the same time at most.
+    """
+
+    start_ns: int
+    end_ns: int
+    total_ns: int
+    bytes_sent: int
+    at_once: int
+    completed: int
+    cancelled: int
+    failed: int
+    guests: list[GuestOverall] = Field(default_factory=list)
+
+
+class RunResult(MigrationResult):
+    """A whole run. ``migrations`` holds all of its migrations, by their start.
+
+    With more than one (``--repeat``, several guests) the run's own members are those of the last one, ``guest`` too,
+    but: ``outcome`` and ``reason`` are those of the first that did not complete, and ``flows`` are those of all guests.
+
+    The flows are counted over the whole run; their outage and budget are those of the worst migration of their guest.
     """
 
     schema_version: Literal["migration-bench/result/1"] = Field(default=SCHEMA, alias="schema")
@@ -208,6 +243,7 @@ class RunResult(MigrationResult):
     started_at: str
     guest: str
     migrations: list[MigrationResult] = Field(default_factory=list)
+    overall: OverallResult | None = None
     links: list[LinkResult] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     trust: Trust = Trust()

@@ -1,4 +1,4 @@
-"""The testbed of one run: network, controller, hypervisors and the guest, raised from a plan and taken down as one.
+"""The testbed of one run: network, controller, hypervisors and guests, raised from a plan and taken down as one.
 
 Must live in a sandbox (:mod:`bench.host.sandbox`). Everything is registered for clean-up before it is started;
 ``close`` is idempotent, bounded, and one part that fails to stop does not keep the others from being stopped.
@@ -13,24 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import BenchError, GuestError, HostError
-from bench.guest.client import GuestControl, guest_command
-from bench.host.commands import Process, describe_status, python_environment, run, spawn
+from bench.errors import HostError
+from bench.guests import BRIDGE, Guests
+from bench.host.commands import describe_status, run
 from bench.host.controller import ControllerProcess
 from bench.host.kernel import switch_ipv6_off
 from bench.host.ovs import OpenVSwitch
 from bench.link.calibrate import Endpoint, calibrate
 from bench.link.links import LinkFactory
-from bench.migration.announce import frames, offsets_ns
 from bench.plan import Plan
 from bench.result import LinkResult
 from bench.scenario import Scenario
 
-BRIDGE = "br0"
 CONTROLLER_PORT = 6653
 COMMAND_NS = 10 * NS_PER_S
 CONNECT_NS = 30 * NS_PER_S
-BOOT_NS = 120 * NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -48,18 +45,8 @@ class Hypervisor:
     address: str
 
 
-@dataclass
-class RunningGuest:
-    """The guest where it is now: *control* speaks to the process that runs it."""
-
-    host: str
-    control: GuestControl
-    socket_path: Path
-    process: Process | None = None
-
-
 class Testbed:
-    """Network, controller, hypervisors and guest of one run.
+    """Network, controller, hypervisors and guests of one run.
 
     :param directory: the run directory; sockets, the Open vSwitch database, logs and events go below it.
     :param notify: called with one line of text for each step, for the progress display.
@@ -74,11 +61,10 @@ class Testbed:
         self.net: Any = None
         self.ovs: OpenVSwitch | None = None
         self.controller: ControllerProcess | None = None
-        self.guest: RunningGuest | None = None
         self._factory: LinkFactory | None = None
         self._notify = notify
         self._stack = contextlib.ExitStack()
-        self._boots = 0
+        self.guests = Guests(scenario, plan, directory, self._stack)
         (directory / "events").mkdir(exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
 
@@ -191,94 +177,11 @@ class Testbed:
         )
         return Hypervisor(name, host.pid, uplink, self.plan.addresses[name])
 
-    # the guest
+    # guests
 
-    def guest_configuration(self, host: str, *, skeleton: bool = False) -> dict[str, Any]:
-        """What a guest process is told by ``configure``."""
-        guest = self.scenario.guest
-        workload = guest.workload
-        return {
-            "name": guest.name,
-            "host": host,
-            "memory_bytes": guest.memory,
-            "vcpus": guest.vcpus,
-            "store_bytes": guest.store_memory,
-            "content": guest.content.model_dump(),
-            "image": str(Path(guest.image).resolve()) if guest.image else None,
-            "seed": workload.seed,
-            "mac": guest.mac,
-            "address": f"{guest.address}/{self.plan.prefix_length}",
-            "bridge": BRIDGE,
-            "workload": {
-                "pattern": workload.pattern,
-                "rate_bytes_per_s": workload.rate,
-                "working_set_bytes": workload.working_set,
-                "hot_share": workload.hot_share,
-                "write_bytes": workload.write_bytes,
-                "seed": workload.seed,
-            },
-            "skeleton": skeleton,
-            "lease": {"path": str(self.lease_path), "me": host},
-        }
-
-    @property
-    def lease_path(self) -> Path:
-        return self.directory / "lease"
-
-    def announcement(self, delay_ns: int = 0) -> dict[str, Any]:
-        """Frames and offsets of the scenario's announcement, as the guest's ``start`` and ``take`` want them.
-
-        :param delay_ns: how much later than scheduled it begins.
-        """
-        announce, guest = self.scenario.announce, self.scenario.guest
-        return {
-            "frames": frames(announce.kinds, guest.mac, guest.address),
-            "offsets_ns": [delay_ns + offset for offset in offsets_ns(announce.schedule)],
-        }
-
-    def guest_paths(self, host: str) -> tuple[Path, Path, Path]:
-        """Socket, events file and log of the next guest process on *host*."""
-        self._boots += 1
-        label = f"{self.scenario.guest.name}.{host}.{self._boots}"
-        return (
-            self.directory / f"{label}.sock",
-            self.directory / "events" / f"guest.{label}.jsonl",
-            self.directory / "logs" / f"guest.{label}.log",
-        )
-
-    def boot_guest(self) -> None:
-        """Start the guest on the plan's source. :raises BenchError: with the end of its log when it does not start."""
-        self._notify(f"booting {self.scenario.guest.name} on {self.plan.source}")
-        host = self.plan.source
-        socket_path, events, log = self.guest_paths(host)
-        process = spawn(
-            guest_command(socket_path, events, log),
-            netns_pid=self.hypervisors[host].pid,
-            env=python_environment(),
-            log=log,
-            name=f"guest {self.scenario.guest.name} on {host}",
-        )
-        self._stack.callback(process.stop)
-        try:
-            control = GuestControl.connect(
-                socket_path, deadline=Deadline(CONNECT_NS), alive=lambda: process.alive, peer=process.name
-            )
-            self._stack.callback(control.close)
-            control.configure(self.guest_configuration(host), Deadline(BOOT_NS))
-            control.start(self.announcement(), Deadline(CONNECT_NS))
-        except BenchError as error:
-            if not process.alive:
-                raise HostError(f"{process.name} died: {process.last_lines()}") from error
-            raise
-        self.guest = RunningGuest(host, control, socket_path, process)
-
-    def follow_guest(self, host: str, socket_path: Path) -> None:
-        """After a migration: speak to the process that runs the guest now. :raises BenchError: when it is not there."""
-        if self.guest is not None:
-            self.guest.control.close()
-        control = GuestControl.connect(socket_path, deadline=Deadline(CONNECT_NS), peer=f"guest on {host}")
-        self._stack.callback(control.close)
-        self.guest = RunningGuest(host, control, socket_path)
+    def boot_guests(self) -> None:
+        """Start every guest on its host. :raises BenchError: with the end of its log when one does not start."""
+        self.guests.boot_all(self.hypervisors, self._notify)
 
     # looking at it
 
@@ -305,21 +208,6 @@ class Testbed:
         if self._factory is not None:
             self._factory.check()
 
-    @property
-    def guest_alive(self) -> bool:
-        """False when the process that runs the guest has ended: its end of the control connection is closed."""
-        return self.guest is not None and not self.guest.control.channel.peer_closed()
-
-    def require_guest(self) -> None:
-        """Not for use during a migration, at whose end the guest's process at the source ends.
-
-        :raises GuestError: when the guest's process has ended.
-        """
-        if self.guest is not None and not self.guest_alive:
-            process = self.guest.process
-            how = f": {describe_status(process.status)}" if process is not None and process.status is not None else ""
-            raise GuestError(f"guest {self.scenario.guest.name} on {self.guest.host} died{how}")
-
     def close(self) -> None:
         """Take everything down. Idempotent."""
         self._stack.close()
@@ -335,11 +223,11 @@ def _link_params(params: dict[str, Any]) -> dict[str, Any]:
 def raised(
     scenario: Scenario, plan: Plan, directory: Path, notify: Callable[[str], None] = lambda _text: None
 ) -> Iterator[Testbed]:
-    """A testbed with network and guest, closed at the end whatever happens."""
+    """A testbed with network and guests, closed at the end whatever happens."""
     testbed = Testbed(scenario, plan, directory, notify)
     try:
         testbed.raise_network()
-        testbed.boot_guest()
+        testbed.boot_guests()
         yield testbed
     finally:
         testbed.close()

@@ -3,9 +3,10 @@
 An :class:`Event` is what a process saw; a :class:`Timeline` is all of them in order. On disk an event is one JSON
 line::
 
-    {"t": 123456789, "source": "engine.source", "name": "paused", "data": {...}}
+    {"t": 123456789, "source": "engine.source", "name": "paused", "data": {...}, "guest": "g1"}
 
-``t`` is CLOCK_MONOTONIC in ns (:mod:`bench.clock`).
+``t`` is CLOCK_MONOTONIC in ns (:mod:`bench.clock`). ``guest`` is there when the event is about one guest: guest
+processes and engines do not write it, whoever collects their events knows whose they are.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ class Event:
     :param source: who saw it, dotted: ``runner``, ``engine.source``, ``guest``, ``controller``, ``probe.s1``.
     :param name: what, in snake_case.
     :param data: JSON-able details.
+    :param guest: the guest that it is about, empty when it is about none or nobody has said so yet.
     """
 
     t_ns: int
     source: str
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    guest: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"t": self.t_ns, "source": self.source, "name": self.name, "data": dict(self.data)}
+        whose = {"guest": self.guest} if self.guest else {}
+        return {"t": self.t_ns, "source": self.source, "name": self.name, "data": dict(self.data), **whose}
 
     @classmethod
     def from_json(cls, raw: object) -> Event:
@@ -50,8 +54,9 @@ class Event:
             and isinstance(raw.get("source"), str)
             and isinstance(raw.get("name"), str)
             and isinstance(raw.get("data", {}), dict)
+            and isinstance(raw.get("guest", ""), str)
         ):
-            return cls(raw["t"], raw["source"], raw["name"], raw.get("data", {}))
+            return cls(raw["t"], raw["source"], raw["name"], raw.get("data", {}), raw.get("guest", ""))
         raise ResultError(f"not an event: {str(raw)[:120]}")
 
     @classmethod
@@ -106,6 +111,10 @@ class Timeline:
             and (after_ns is None or event.t_ns >= after_ns)
             and (before_ns is None or event.t_ns < before_ns)
         ]
+
+    def about(self, guest: str) -> Timeline:
+        """What is about this guest, or about none in particular."""
+        return Timeline(event for event in self._events if event.guest in (guest, ""))
 
     def first(self, name: str, source: str | None = None, after_ns: int | None = None) -> Event | None:
         found = self.select(name, source, after_ns)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
+from bench.guests import BRIDGE
 from bench.host.commands import python_environment, run, spawn
 from bench.host.sandbox import run_in_sandbox
 from bench.migration.driver import Migration, Plan
 from bench.plan import make_plan
 from bench.scenario import parse_scenario
-from bench.testbed import BRIDGE, Hypervisor, Testbed, raised
+from bench.testbed import Hypervisor, Testbed, raised
 from bench.timeline import Event, Timeline
 
 MIGRATION = {
@@ -27,6 +28,7 @@ MIGRATION = {
     "verify": "background",
     "mode": "precopy",
 }
+GUEST = "g1"
 RANDOM = {"zero": 0.0, "text": 0.0, "random": 1.0}
 IDLE = {"pattern": "idle"}
 
@@ -84,26 +86,26 @@ class Moving:
     ) -> tuple[dict[str, Any], Timeline]:
         """Migrate to the other hypervisor. :returns: the outcome, and the source engine's events."""
         here, there = self.ends()
-        guest = self.testbed.guest
-        assert guest is not None
+        guests = self.testbed.guests
+        guest = guests[GUEST]
         self._moves += 1
-        new_socket, new_events, new_log = self.testbed.guest_paths(there.name)
+        new_socket, new_events, new_log = guests.paths(GUEST, there.name)
         plan = Plan(
             source_pid=here.pid,
             destination_pid=there.pid,
             source_host=here.name,
             destination_host=there.name,
-            guest=self.testbed.guest_configuration(here.name),
+            guest=guests.configuration(GUEST, here.name),
             guest_socket=guest.socket_path,
             new_guest_socket=new_socket,
             new_guest_events=new_events,
             new_guest_log=new_log,
             bridge=BRIDGE,
-            lease_path=self.testbed.lease_path,
+            lease_path=guests.lease_path(GUEST),
             address=there.address,
             port=0,
             migration=settings,
-            announce=self.testbed.announcement(),
+            announce=guests.announcement(GUEST),
             events_directory=self.directory / "events",
             log_directory=self.directory / "logs",
             tag=str(self._moves),
@@ -115,7 +117,7 @@ class Moving:
             )
         if outcome["outcome"] != "completed" or not outcome["identical"]:
             raise RuntimeError(f"the migration did not succeed: {outcome}")
-        self.testbed.follow_guest(there.name, new_socket)
+        guests.follow(GUEST, there.name, new_socket)
         return outcome, Timeline.read(self.directory / "events" / f"engine.source-{self._moves}.jsonl")
 
     def goodput_bps(self) -> float:
@@ -127,8 +129,7 @@ class Moving:
 
     def ends(self) -> tuple[Hypervisor, Hypervisor]:
         """Where the guest is, and the other one."""
-        assert self.testbed.guest is not None
-        here = self.testbed.guest.host
+        here = self.testbed.guests[GUEST].host
         (there,) = (name for name in self.testbed.hypervisors if name != here)
         return self.testbed.hypervisors[here], self.testbed.hypervisors[there]
 

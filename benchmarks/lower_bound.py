@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from _moving import IDLE, Moving, report, with_moving_guest
+from _moving import GUEST, IDLE, Moving, report, with_moving_guest
 
 from bench.analysis import model
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
@@ -100,8 +100,7 @@ def hot(moving: Moving) -> None:
 
 def written_per_s(moving: Moving, *, tracked: bool) -> float:
     """Pages that the guest writes in a second."""
-    guest = moving.testbed.guest
-    assert guest is not None
+    guest = moving.testbed.guests[GUEST]
 
     def wait(until: Deadline) -> None:
         time.sleep(until.remaining_s)  # a measurement of a stated length

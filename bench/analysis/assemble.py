@@ -1,7 +1,8 @@
 """Everything that a run left behind, put together into its result. Pure.
 
-The runner collects (:class:`RawRun`), this module decides what it means. Each migration is analysed in a window of its
-own, from its start to the next one's; what a flow counted (requests, lost, ...) is of the whole run.
+The runner collects (:class:`RawRun`), this module decides what it means. Each migration is analysed by what concerns
+its guest alone (events, frames, flows), in a window of its own, from its start to the start of the next one of that
+guest; what a flow counted (requests, lost, ...) is of the whole run.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from bench.analysis.belonging import frames_of
 from bench.analysis.budget import cut_points, outage_budget
 from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
 from bench.analysis.forecast import Forecast, compare
+from bench.analysis.overall import GuestFacts, overall
 from bench.analysis.phases import (
     downtime_ns,
     migration_phases,
@@ -51,11 +54,12 @@ class FlowRecords:
     report: Mapping[str, Any]
     records: StructuredArray | None
     rate_bps: int = 0
+    guest: str = "g1"
 
 
 @dataclass(frozen=True)
 class Move:
-    """One migration as the runner drove it.
+    """One migration as the runner drove it. One that was never started has equal times and says so in its outcome.
 
     :param outcome: the source engine's ``finished``: outcome, reason, digests, bytes, connections, ...
     :param ports: switch -> its ``old_port`` and ``new_port`` for the guest.
@@ -72,19 +76,25 @@ class Move:
     ports: Mapping[str, Mapping[str, str | None]]
     paths: Mapping[str, Sequence[str]]
     forecast: Forecast | None = None
+    guest: str = "g1"
+
+    @property
+    def started(self) -> bool:
+        return self.end_ns > self.start_ns
 
 
 @dataclass(frozen=True)
 class RawRun:
-    """All of a run. Addresses are IPv4 texts; ``host_ports`` maps a host to the switch port of its link."""
+    """All of a run. Addresses are IPv4 texts; ``host_ports`` maps a host to the switch port of its link.
+
+    :param guests: all of them; the events of *timeline* name theirs unless there is only one.
+    :param moves: by their start.
+    """
 
     title: str
     started_at: str
-    guest: str
-    guest_mac: str
-    guest_address: str
+    guests: Sequence[GuestFacts]
     addresses: Mapping[str, str]
-    memory_bytes: int
     verify: str
     moves: Sequence[Move]
     end_ns: int
@@ -102,10 +112,11 @@ class RawRun:
 
 def assemble(raw: RawRun) -> RunResult:
     """The result of a run."""
-    migrations = [_migration(raw, number) for number in range(len(raw.moves))]
+    views = {guest.name: _View(raw, guest) for guest in raw.guests}
+    migrations = [_migration(raw, number, views[move.guest]) for number, move in enumerate(raw.moves)]
     last = migrations[-1] if migrations else _never(raw)
     members = {name: getattr(last, name) for name in MigrationResult.model_fields}
-    members["flows"] = _worst_flows(migrations) if migrations else last.flows
+    members["flows"] = _worst_flows(raw, migrations)
     bad = next((item for item in migrations if item.outcome != "completed"), None)
     if bad is not None:
         members["outcome"], members["reason"] = bad.outcome, bad.reason
@@ -114,8 +125,8 @@ def assemble(raw: RawRun) -> RunResult:
         **members,
         title=raw.title,
         started_at=raw.started_at,
-        guest=raw.guest,
         migrations=migrations,
+        overall=overall(migrations, raw.guests),
         links=list(raw.links),
         environment=dict(raw.environment),
         trust=_trust(raw, migrations),
@@ -125,6 +136,7 @@ def assemble(raw: RawRun) -> RunResult:
 def _never(raw: RawRun) -> MigrationResult:
     """A run that was stopped before its first migration."""
     return MigrationResult(
+        guest=raw.guests[0].name,
         outcome="cancelled",
         reason=raw.interrupted or "no migration was started",
         source="",
@@ -133,9 +145,8 @@ def _never(raw: RawRun) -> MigrationResult:
         end_ns=raw.end_ns,
         total_ns=None,
         downtime_ns=None,
-        memory=MemoryResult(bytes=raw.memory_bytes, identical=None, digest=None, verify=raw.verify),
+        memory=MemoryResult(bytes=raw.guests[0].memory_bytes, identical=None, digest=None, verify=raw.verify),
         relearn=RelearnResult(announce_ns=None),
-        flows=[_flow_result(flow, _counted(flow), {}) for flow in raw.flows],
     )
 
 
@@ -143,16 +154,30 @@ def _counted(flow: FlowRecords) -> FlowAnalysis | None:
     return None if flow.records is None else analyse_flow(flow.kind, flow.records, None)
 
 
-def _migration(raw: RawRun, index: int) -> MigrationResult:
-    move = raw.moves[index]
-    end_ns = raw.moves[index + 1].start_ns if index + 1 < len(raw.moves) else raw.end_ns
-    paused_ns, resumed_ns = pause_and_resume_ns(raw.timeline, Window(move.start_ns, end_ns))
+class _View:
+    """What of a run is about one guest."""
+
+    def __init__(self, raw: RawRun, guest: GuestFacts) -> None:
+        alone = len(raw.guests) == 1
+        self.raw = raw
+        self.guest = guest
+        self.timeline = raw.timeline if alone else raw.timeline.about(guest.name)
+        self.frames = raw.frames if alone else frames_of(raw.frames, guest)
+        self.flows = raw.flows if alone else [flow for flow in raw.flows if flow.guest == guest.name]
+
+
+def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
+    move, timeline = raw.moves[index], view.timeline
+    later = (item.start_ns for item in raw.moves[index + 1 :] if item.guest == move.guest and item.started)
+    end_ns = next(later, raw.end_ns) if move.started else move.end_ns
+    paused_ns, resumed_ns = pause_and_resume_ns(timeline, Window(move.start_ns, end_ns))
     window = Window(move.start_ns, end_ns, paused_ns)
-    relearn = analyse_relearning(raw.timeline, window, raw.frames, raw.interfaces, mac=raw.guest_mac, ports=move.ports)
+    relearn = analyse_relearning(timeline, window, view.frames, raw.interfaces, mac=view.guest.mac, ports=move.ports)
     outcome, reason = _outcome(move)
-    rounds = migration_rounds(raw.timeline, window)
-    down_ns, sent_bytes = downtime_ns(raw.timeline, window), int(move.outcome.get("bytes_sent") or 0)
+    rounds = migration_rounds(timeline, window)
+    down_ns, sent_bytes = downtime_ns(timeline, window), int(move.outcome.get("bytes_sent") or 0)
     return MigrationResult(
+        guest=move.guest,
         outcome=outcome,
         reason=reason,
         source=move.source,
@@ -161,13 +186,13 @@ def _migration(raw: RawRun, index: int) -> MigrationResult:
         end_ns=move.end_ns,
         pause_ns=paused_ns,
         resume_ns=resumed_ns,
-        total_ns=total_ns(raw.timeline, window),
+        total_ns=total_ns(timeline, window),
         downtime_ns=down_ns,
         bytes_sent=sent_bytes,
-        phases=migration_phases(raw.timeline, window),
+        phases=migration_phases(timeline, window),
         rounds=rounds,
-        memory=_memory(raw, move),
-        flows=[_flow(raw, move, window, relearn, flow) for flow in raw.flows],
+        memory=_memory(raw, view.guest, move),
+        flows=[_flow(view, move, window, relearn, flow) for flow in view.flows],
         relearn=relearn,
         connections=int(move.outcome.get("connections") or 0),
         cost=dict(move.outcome.get("cost") or {}),
@@ -177,9 +202,9 @@ def _migration(raw: RawRun, index: int) -> MigrationResult:
             move.forecast,
             rounds if outcome == "completed" else [],
             bytes_sent=sent_bytes if outcome == "completed" else None,
-            transfer_ns=transfer_ns(raw.timeline, window) if outcome == "completed" else None,
+            transfer_ns=transfer_ns(timeline, window) if outcome == "completed" else None,
             downtime_ns=down_ns if outcome == "completed" else None,
-            device_bytes=_device_bytes(raw.timeline, window),
+            device_bytes=_device_bytes(timeline, window),
         ),
     )
 
@@ -201,10 +226,10 @@ def _outcome(move: Move) -> tuple[Outcome, str]:
     return ("cancelled" if said == "cancelled" else "failed"), reason
 
 
-def _memory(raw: RawRun, move: Move) -> MemoryResult:
+def _memory(raw: RawRun, guest: GuestFacts, move: Move) -> MemoryResult:
     source, destination = move.outcome.get("digest_source"), move.outcome.get("digest_destination")
     return MemoryResult(
-        bytes=raw.memory_bytes,
+        bytes=guest.memory_bytes,
         identical=move.outcome.get("identical"),
         digest=destination,
         digest_source=source,
@@ -216,18 +241,19 @@ def _memory(raw: RawRun, move: Move) -> MemoryResult:
 # flows
 
 
-def _flow(raw: RawRun, move: Move, window: Window, relearn: RelearnResult, flow: FlowRecords) -> FlowResult:
+def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow: FlowRecords) -> FlowResult:
+    raw = view.raw
     if flow.records is None:
         return _flow_result(flow, None, {})
     ended_ns = flow.report.get("ended_ns") or None
     stable_ns = relearned_ns(relearn, move.paths.get(flow.host, ()))
-    _paused_ns, resumed_ns = pause_and_resume_ns(raw.timeline, window)
+    _paused_ns, resumed_ns = pause_and_resume_ns(view.timeline, window)
     # Without relearning having been seen to end, nobody knows when the network was ready again: no upper end then.
     ready_ns = None if resumed_ns is None or stable_ns is None else max(resumed_ns, stable_ns)
     analysis = analyse_flow(flow.kind, flow.records, replace(window, resume_ns=resumed_ns, ready_ns=ready_ns), ended_ns)
     if window.pause_ns is None:  # failed or cancelled before: what the flow missed was not the switchover's
         return _flow_result(flow, analysis, {"budget_note": "the guest was never paused"})
-    cuts = cut_points(raw.timeline, window, stable_ns)
+    cuts = cut_points(view.timeline, window, stable_ns)
     service = guest_port(flow.kind, flow.rate_bps)
     local_port = flow.report.get("local_port")
     if analysis.outage is None or service is None or not isinstance(local_port, int):
@@ -235,12 +261,12 @@ def _flow(raw: RawRun, move: Move, window: Window, relearn: RelearnResult, flow:
     path = flow_path(
         raw.interfaces,
         client=(raw.addresses[flow.host], local_port),
-        guest=(raw.guest_address, service),
+        guest=(view.guest.address, service),
         client_interface=raw.host_ports.get(flow.host, ""),
         new_interface=raw.host_ports.get(move.destination, ""),
         old_interface=raw.host_ports.get(move.source, ""),
     )
-    through = find_through(flow.kind, raw.frames, path, cuts.port_wired_ns, analysis.outage)
+    through = find_through(flow.kind, view.frames, path, cuts.port_wired_ns, analysis.outage)
     budget = outage_budget(analysis.outage, cuts, through)
     return _flow_result(
         flow,
@@ -266,6 +292,7 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
         name=flow.name,
         kind=flow.kind,
         host=flow.host,
+        guest=flow.guest,
         requests=number("requests"),
         lost=number("lost"),
         duplicated=number("duplicated"),
@@ -283,12 +310,16 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
     )
 
 
-def _worst_flows(migrations: Sequence[MigrationResult]) -> list[FlowResult]:
-    """For each flow its result in the migration that cost it the longest outage."""
-    return [
-        max((item.flows[index] for item in migrations), key=lambda flow: flow.outage_ns or 0)
-        for index in range(len(migrations[0].flows))
-    ]
+def _worst_flows(raw: RawRun, migrations: Sequence[MigrationResult]) -> list[FlowResult]:
+    """For each flow its result in the migration that cost it the longest outage; just counted when there was none."""
+    worst: list[FlowResult] = []
+    for flow in raw.flows:
+        seen = [item for migration in migrations for item in migration.flows if item.name == flow.name]
+        if seen:
+            worst.append(max(seen, key=lambda item: item.outage_ns or 0))
+        else:
+            worst.append(_flow_result(flow, _counted(flow), {}))
+    return worst
 
 
 # trust
@@ -327,7 +358,9 @@ def _trust(raw: RawRun, migrations: Sequence[MigrationResult]) -> Trust:
             f"announce: {len(too_late)} of {len(late)} frames left more than 2 ms after their schedule "
             f"(at worst {max(too_late) / NS_PER_MS:.1f} ms)"
         )
-    errors = raw.environment.get("guest", {}).get("self_check_errors")
-    if errors:
-        reasons.append(f"guest: its vCPUs found {errors} wrong values in memory that they wrote themselves")
+    for name, stats in (raw.environment.get("guests") or {"": raw.environment.get("guest", {})}).items():
+        errors = stats.get("self_check_errors")
+        if errors:
+            which = f"guest {name}" if len(raw.guests) > 1 else "guest"
+            reasons.append(f"{which}: its vCPUs found {errors} wrong values in memory that they wrote themselves")
     return Trust(ok=not reasons, reasons=reasons)

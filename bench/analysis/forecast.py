@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,6 +92,15 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
     )
 
 
+def sharers(way: Sequence[str], others: Iterable[Sequence[str]]) -> int:
+    """How many of the ways *others* (node by node) go over the busiest link of *way* in the same direction.
+
+    *way* itself is one of them.
+    """
+    hops = [list(itertools.pairwise(other)) for other in others]
+    return max([1, *(sum(hop in other for other in hops) for hop in itertools.pairwise(way))])
+
+
 def forecast(
     mode: str,
     path: Path,
@@ -104,6 +113,7 @@ def forecast(
     precopy_rounds: int = 1,
     background_bps: int = 0,
     dirty_bytes_per_s: int | None = None,
+    sharers: int = 1,
 ) -> Forecast:
     """Predict a migration.
 
@@ -112,6 +122,8 @@ def forecast(
     :param connections: TCP connections of the guest, each of which adds to device state and pause.
     :param background_bps: what clients take of the link in the migration's direction.
     :param dirty_bytes_per_s: what was measured, to be shown.
+    :param sharers: migrations that go over the same link at the same time, this one included: each is expected to get
+        its even share of what the clients leave.
     """
     if path.frame_rate_bps is None:
         return Forecast(mode, None, None, note="the path is unshaped: there is no bandwidth to predict from")
@@ -120,7 +132,7 @@ def forecast(
         pages=pages,
         zero_pages=zero_pages,
         curve=curve,
-        goodput_bps=max(goodput - background_bps, goodput / 10),
+        goodput_bps=max(goodput - background_bps, goodput / 10) / max(1, sharers),
         round_trip_ns=path.round_trip_ns,
         device_bytes=DEVICE_BYTES + connections * CONNECTION_BYTES,
         fixed_ns=PAUSE_NS + connections * CONNECTION_NS,
@@ -140,6 +152,7 @@ def forecast(
         "frame_rate_bps": path.frame_rate_bps,
         "frame_rate_measured": path.measured,
         "background_bps": background_bps,
+        "sharers": sharers,
         "goodput_bps": round(inputs.goodput_bps),
         "bound_goodput_bps": round(model.goodput_bps(path.most_bps or path.frame_rate_bps)),
         "round_trip_ns": inputs.round_trip_ns,
@@ -153,6 +166,11 @@ def forecast(
     }
     prediction = model.predict(inputs, mode)
     note = "" if prediction is not None else f"there is no model of mode {mode!r}"
+    if prediction is not None and sharers > 1:
+        note = (
+            f"{sharers} migrations share a link of the way: each is predicted as if it had 1/{sharers} of it from its "
+            "beginning to its end, the bound as if it were alone"
+        )
     return Forecast(mode, inputs, prediction, path, shown, note)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -165,6 +165,7 @@ class Migration:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._sides: dict[str, _Side] = {}
+        self._listening: Mapping[str, Any] = {}
         self._settle: Deadline | None = None
         self._post_copy = PostCopyWatch(plan.recover_every_ns, plan.recover_for_ns)
         self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
@@ -176,17 +177,23 @@ class Migration:
         self.stop()
 
     def start(self, deadline: Deadline | None = None) -> None:
-        """Start both engines and the migration; returns at once, before the first page.
+        """:meth:`prepare` and :meth:`begin`."""
+        deadline = deadline or Deadline(START_NS)
+        self.prepare(deadline)
+        self.begin(deadline)
 
-        :raises BenchError: when an engine does not start or refuses its orders; both are stopped then.
+    def prepare(self, deadline: Deadline | None = None) -> None:
+        """Start both engines; the destination's listens. So that several migrations can begin at the same moment.
+
+        :raises MigrationError: when an engine does not start or refuses its orders; both are stopped then.
         """
         plan = self.plan
         deadline = deadline or Deadline(START_NS)
-        try:
+        with self._starting():
             destination = self._sides["destination"] = _Side("destination", plan, plan.destination_pid)
-            source = self._sides["source"] = _Side("source", plan, plan.source_pid)
+            self._sides["source"] = _Side("source", plan, plan.source_pid)
             both = {key: plan.migration[key] for key in ("link_timeout_ns", "security") if key in plan.migration}
-            listening = destination.channel.call(
+            self._listening = destination.channel.call(
                 "listen",
                 {
                     "address": plan.address,
@@ -202,19 +209,33 @@ class Migration:
                 deadline=deadline,
                 on_event=self._events.append,
             )
-            source.channel.call(
+
+    def begin(self, deadline: Deadline | None = None) -> None:
+        """Begin the migration that was prepared; returns at once, before the first page.
+
+        :raises MigrationError: when the source refuses its orders; both engines are stopped then.
+        """
+        plan = self.plan
+        deadline = deadline or Deadline(START_NS)
+        with self._starting():
+            self._sides["source"].channel.call(
                 "migrate",
                 {
                     "guest_socket": str(plan.guest_socket),
                     "guest": dict(plan.guest),
                     "address": plan.address,
-                    "port": listening["port"],
+                    "port": self._listening["port"],
                     "migration": dict(plan.migration),
                     "announce": dict(plan.announce),
                 },
                 deadline=deadline,
                 on_event=self._events.append,
             )
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        try:
+            yield
         except (GuestError, HostError) as error:
             self.stop()
             raise MigrationError(f"the migration could not be started: {error.message}", error.remedy) from error
@@ -255,6 +276,16 @@ class Migration:
         :raises DeadlineError: when they are not done in time; it may be called again.
         """
         deadline = deadline or Deadline(WAIT_NS)
+        while (outcome := self.poll(on_event)) is None:
+            if deadline.expired:
+                raise DeadlineError(f"the migration has not ended within {deadline.duration_ns / NS_PER_S:g} s")
+            channels = self.waits_for()
+            if channels:
+                select.select(channels, [], [], min(deadline.remaining_s, self.wait_s()))
+        return outcome
+
+    def poll(self, on_event: Callable[[Event], None] | None = None) -> dict[str, Any] | None:
+        """As :meth:`wait`, but without waiting: None when it goes on."""
         source, destination = self._sides["source"], self._sides["destination"]
         while True:
             self._read()
@@ -266,21 +297,25 @@ class Migration:
                 self._read()
             if source.done and destination.done:
                 break
-            if self._post_copy.recover_due() and not self._events:
+            if self._post_copy.recover_due():
                 self.recover()
             lost = self._post_copy.given_up or (self._post_copy.incomplete and not destination.open)
             if (source.done or lost) and self._settle is None:
                 self._settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
-            settle = self._settle
-            if settle is not None and settle.expired:
+            if self._settle is not None and self._settle.expired:
                 break
-            if deadline.expired:
-                raise DeadlineError(f"the migration has not ended within {deadline.duration_ns / NS_PER_S:g} s")
-            limit = deadline if settle is None else min((deadline, settle), key=lambda item: item.at_ns)
-            waited_for = [side.channel for side in (source, destination) if not side.done]
-            if waited_for and not self._events:
-                select.select(waited_for, [], [], min(limit.remaining_s, self._post_copy.wait_s()))
+            if not self._events:  # a command's reply brings some
+                return None
         return self._outcome(source, destination)
+
+    def waits_for(self) -> list[Channel]:
+        """The engines that have not ended: something to do for :meth:`poll` when one can be read."""
+        return [side.channel for side in self._sides.values() if not side.done]
+
+    def wait_s(self) -> float:
+        """How long :meth:`poll` has nothing to do if none of them can be read."""
+        settle_s = WAIT_NS / NS_PER_S if self._settle is None else self._settle.remaining_s
+        return min(settle_s, self._post_copy.wait_s())
 
     def pids(self) -> dict[str, int]:
         """The engines that are there, ``source`` and ``destination``, and their process ids."""

@@ -3,8 +3,9 @@
 Run as ``python -m bench.probe.client --channel-fd N --directory DIR --events FILE`` in the client host's network
 namespace. Commands on the channel (:mod:`bench.host.channel`):
 
-``configure`` {guest_address, flows: [{name, kind, interval_ns, think_ns, size, rate_bps, timeout_ns, command}]} -> {}
-    once, before anything else.
+``configure`` {guest_address, flows: [{name, kind, interval_ns, think_ns, size, rate_bps, timeout_ns, command,
+guest_address?}]} -> {}
+    once, before anything else; a flow may have a guest of its own.
 ``start`` {} -> {}
     begins every flow; does not wait for connections.
 ``stop`` {} -> {flows: [report], cpu_ns, wall_ns}
@@ -121,7 +122,9 @@ class ClientAgent:
         specs = [FlowSpec.from_json(raw) for raw in raw_flows]
         if len({spec.name for spec in specs}) != len(specs):
             raise ProbeError("two flows have the same name")
-        self._flows = [make_flow(spec, address, self._loop, self._directory, self._events) for spec in specs]
+        self._flows = [
+            make_flow(spec, spec.guest_address or address, self._loop, self._directory, self._events) for spec in specs
+        ]
         self._configured = True
 
     def _start(self) -> None:

@@ -9,6 +9,7 @@ from bench.scenario.clients import ClientSpec
 from bench.scenario.guest import ContentSpec, GuestSpec, WorkloadSpec
 from bench.scenario.loading import apply_setting, load_scenario, parse_scenario, read_raw, restore_scenario
 from bench.scenario.migration import AnnounceSpec, MigrationSpec
+from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkDirectionSpec, LinkSpec, NetworkSpec
 from bench.scenario.values import Spec
 from bench.scenario.whole import RunSpec, Scenario
@@ -23,6 +24,7 @@ __all__ = [
     "LinkDirectionSpec",
     "LinkSpec",
     "MigrationSpec",
+    "MoveSpec",
     "NetworkSpec",
     "RunSpec",
     "Scenario",

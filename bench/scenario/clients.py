@@ -16,10 +16,12 @@ class ClientSpec(Spec):
     Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``tcp-request`` (request/response on one
     connection, ``think`` between), ``tcp-download`` and ``tcp-upload`` (bulk with verified content; ``rate`` 0 is
     as fast as it goes), ``command`` (any program on the client host; its exit status and output are kept).
+    ``guest``: by name; by default the first one.
     """
 
     kind: Literal["udp-echo", "tcp-request", "tcp-download", "tcp-upload", "command"]
     host: NodeName | None = None
+    guest: NodeName | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | None = None
     interval: DurationNs = 1_000_000
     think: DurationNs = 1_000_000

@@ -40,7 +40,11 @@ class WorkloadSpec(Spec):
 
 
 class GuestSpec(Spec):
-    """The guest that moves."""
+    """A guest. ``[guest]`` is the guest of a scenario with one, and says what the ``[[guests]]`` of others do not.
+
+    ``host``: the hypervisor that it boots on; by default ``migration.source``, else the first one. Name, address, MAC
+    address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
+    """
 
     name: NodeName = "g1"
     memory: Bytes = 1024 << 20
@@ -51,6 +55,7 @@ class GuestSpec(Spec):
     address: str = "10.0.1.1"
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:00:00:01"
     workload: WorkloadSpec = WorkloadSpec()
+    host: NodeName | None = None
 
     @field_validator("memory")
     @classmethod

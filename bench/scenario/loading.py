@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import ScenarioError
 from bench.scenario.clients import ClientSpec
+from bench.scenario.guests import inherit
 from bench.scenario.network import LinkSpec
 from bench.scenario.whole import Scenario
 
@@ -69,6 +70,9 @@ def parse_scenario(raw: Mapping[str, Any], where: str) -> Scenario:
         raw["links"] = {
             name: {**default, **link} if isinstance(link, Mapping) else link for name, link in links.items()
         }
+    guest, guests = raw.get("guest", {}), raw.get("guests")
+    if isinstance(guest, Mapping) and isinstance(guests, list):
+        raw["guests"] = inherit(guest, guests)
     try:
         return Scenario.model_validate(raw)
     except ValidationError as problem:

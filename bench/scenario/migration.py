@@ -21,6 +21,11 @@ class MigrationSpec(Spec):
     when the guest writes faster than the link carries; ``on_no_convergence = "throttle"`` does so only when rounds or
     time are used up. ``dirty_limit``: of each vCPU, kept by holding it back; 0 for none. ``announce_delay``: how long
     after the switchover the announcement begins. A lever that could do nothing in the mode is refused.
+
+    With several guests: ``plan`` says whether they move at once or one after the other. ``evacuate``: every guest of
+    this hypervisor moves to another one, each to where most memory is free (``network.guest_memory``) or least is in
+    use. ``limit_per_host``: so many migrations at a time may leave or enter a hypervisor; 0 for no limit. The engines
+    of the first guest use ``port``, those of the next ones the ports after it.
     """
 
     mode: Literal["precopy", "stop-and-copy", "postcopy", "hybrid"] = "precopy"
@@ -42,6 +47,9 @@ class MigrationSpec(Spec):
     port: Annotated[int, Field(ge=1, le=65535)] = 49152
     source: NodeName | None = None
     destination: NodeName | None = None
+    plan: Literal["parallel", "sequential"] = "parallel"
+    evacuate: NodeName | None = None
+    limit_per_host: Annotated[int, Field(ge=0, le=64)] = 0
 
     @model_validator(mode="after")
     def _verifiable(self) -> MigrationSpec:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.scenario.values import FROM_LIST, Bandwidth, DurationNs, NodeName, Share, Spec
+from bench.scenario.values import FROM_LIST, Bandwidth, Bytes, DurationNs, NodeName, Share, Spec
 
 
 class NetworkSpec(Spec):
@@ -15,7 +15,8 @@ class NetworkSpec(Spec):
     ``topology`` is a built-in name (``single``, ``linear``) or ``path.py:name`` in Mininet's ``--custom`` convention
     (the file's ``topos`` dictionary, or a Topo class of that name). Roles are given by node name; those left empty are
     taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its
-    hosts.
+    hosts. ``guest_memory``: what a hypervisor (or ``default``) has for its guests, those that are coming included; a
+    migration waits until there is room. One that is not named has no limit of its own.
     """
 
     topology: str = "single"
@@ -24,6 +25,7 @@ class NetworkSpec(Spec):
     storage: NodeName | None = None
     datapath: Literal["auto", "kernel", "user"] = "auto"
     subnet: str = "10.0.0.0/16"
+    guest_memory: dict[NodeName, Bytes] = Field(default_factory=dict)
 
 
 class LinkDirectionSpec(Spec):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from bench.scenario.clients import ClientSpec
 from bench.scenario.guest import GuestSpec
+from bench.scenario.guests import complete
 from bench.scenario.migration import AnnounceSpec, MigrationSpec
+from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkSpec, NetworkSpec
 from bench.scenario.values import FROM_LIST, DurationNs, Share, Spec
+
+MAX_MOVES: Final = 256
 
 
 class RunSpec(Spec):
@@ -37,7 +41,10 @@ DEFAULT_CLIENTS = tuple(
 
 
 class Scenario(Spec):
-    """A whole scenario. See ``scenarios/reference.toml``."""
+    """A whole scenario. See ``scenarios/reference.toml``; with several guests ``evacuate.toml`` and ``crossing.toml``.
+
+    ``guests`` are all guests: without any ``[[guests]]`` the one of ``[guest]``.
+    """
 
     title: Annotated[str, Field(max_length=200)] = ""
     network: NetworkSpec = NetworkSpec()
@@ -45,10 +52,18 @@ class Scenario(Spec):
     calibration: CalibrationSpec = CalibrationSpec()
     controller: ControllerSpec = ControllerSpec()
     guest: GuestSpec = GuestSpec()
+    guests: Annotated[tuple[GuestSpec, ...], FROM_LIST, Field(validate_default=True)] = ()
     migration: MigrationSpec = MigrationSpec()
+    moves: Annotated[tuple[MoveSpec, ...], FROM_LIST, Field(max_length=MAX_MOVES)] = ()
     announce: AnnounceSpec = AnnounceSpec()
     clients: Annotated[tuple[ClientSpec, ...], FROM_LIST] = DEFAULT_CLIENTS
     run: RunSpec = RunSpec()
+
+    @field_validator("guests")
+    @classmethod
+    def _complete(cls, value: tuple[GuestSpec, ...], info: ValidationInfo) -> tuple[GuestSpec, ...]:
+        default = info.data.get("guest")
+        return value if default is None else complete(default, value)  # without: [guest] is what is wrong
 
     @field_validator("clients")
     @classmethod
@@ -69,6 +84,12 @@ class Scenario(Spec):
             taken.add(name)
             named.append(client.model_copy(update={"name": name}))
         return tuple(named)
+
+    def guest_named(self, name: str | None) -> GuestSpec:
+        """The guest of this name; None is the first. :raises KeyError: there is no such guest."""
+        if name is None:
+            return self.guests[0]
+        return {guest.name: guest for guest in self.guests}[name]
 
     def link(self, first: str, second: str) -> LinkSpec:
         """The spec of the link between two nodes: ``links."a-b"`` (either order), else ``links.default``.

@@ -108,7 +108,7 @@ class RunDirectoryStub:
 
 def result(outcome: str, identical: bool | None, *migrations: MigrationResult) -> RunResult:
     members = moved(outcome, identical).model_dump()
-    return RunResult(**members, started_at="now", guest="g1", migrations=list(migrations))
+    return RunResult(**{**members, "guest": "g1"}, started_at="now", migrations=list(migrations))
 
 
 def moved(outcome: str, identical: bool | None) -> MigrationResult:

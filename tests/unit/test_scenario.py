@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench import testbed
 from bench.errors import ScenarioError
+from bench.guests import Guests
 from bench.scenario import Scenario, load_scenario, parse_scenario, restore_scenario
 
 
@@ -94,9 +94,9 @@ def test_a_scenario_is_frozen():
 
 def test_an_announce_delay_moves_the_whole_schedule_of_a_migration_only():
     scenario = parse_scenario({"migration": {"announce_delay": "100ms"}}, "test")
-    raised = testbed.Testbed.__new__(testbed.Testbed)
-    raised.scenario = scenario
-    boot = raised.announcement()["offsets_ns"]
+    guests = Guests.__new__(Guests)
+    guests.scenario = scenario
+    boot = guests.announcement("g1")["offsets_ns"]
     assert boot[0] == 0
-    moved = raised.announcement(scenario.migration.announce_delay)["offsets_ns"]
+    moved = guests.announcement("g1", scenario.migration.announce_delay)["offsets_ns"]
     assert moved == [offset + 100_000_000 for offset in boot]

@@ -28,7 +28,10 @@ _NAME: Final = re.compile(r"^[A-Za-z0-9_.-]{1,32}$")
 
 @dataclass(frozen=True, slots=True)
 class FlowSpec:
-    """One flow as the agent was told it; units in the names, ``rate_bps`` in bit/s with 0 for "as fast as it goes"."""
+    """One flow as the agent was told it; units in the names, ``rate_bps`` in bit/s with 0 for "as fast as it goes".
+
+    :param guest_address: of the guest that it talks to; empty for the agent's.
+    """
 
     name: str
     kind: str
@@ -38,6 +41,7 @@ class FlowSpec:
     rate_bps: int = 0
     timeout_ns: int = 60 * NS_PER_S
     command: tuple[str, ...] = ()
+    guest_address: str = ""
 
     @classmethod
     def from_json(cls, raw: object) -> FlowSpec:
@@ -51,6 +55,9 @@ class FlowSpec:
             raise ProbeError(f"flow {name}: kind must be text")
         if not isinstance(command, list | tuple) or not all(isinstance(word, str) for word in command):
             raise ProbeError(f"flow {name}: command must be a list of words")
+        address = raw.get("guest_address", "")
+        if not isinstance(address, str):
+            raise ProbeError(f"flow {name}: guest_address must be text")
         limits = {
             "interval_ns": (10_000, 3600 * NS_PER_S),
             "think_ns": (0, 3600 * NS_PER_S),
@@ -66,7 +73,7 @@ class FlowSpec:
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ProbeError(f"flow {name}: {key} must be a whole number from {least} to {most}, not {value!r}")
             numbers[key] = value
-        return cls(name=name, kind=kind, command=tuple(command), **numbers)
+        return cls(name=name, kind=kind, command=tuple(command), guest_address=address, **numbers)
 
 
 FlowEvent = Callable[..., object]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.assemble import FlowRecords, Move, RawRun, assemble
+from bench.analysis.overall import GuestFacts
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.records import FRAME, RECORD, StructuredArray
 from bench.timeline import Event, Timeline
@@ -39,11 +40,8 @@ def raw(*moves: Move, flows: tuple[FlowRecords, ...] = (), timeline: tuple[Event
     members: dict[str, Any] = {
         "title": "made up",
         "started_at": "now",
-        "guest": "g1",
-        "guest_mac": "52:54:00:00:00:01",
-        "guest_address": "10.0.1.1",
+        "guests": [GuestFacts("g1", "52:54:00:00:00:01", "10.0.1.1", 1 << 24, "h1", "h2")],
         "addresses": {"h1": "10.0.0.1", "h2": "10.0.0.2", "c1": "10.0.0.3"},
-        "memory_bytes": 1 << 24,
         "verify": "background",
         "moves": list(moves),
         "end_ns": 16 * NS_PER_S,

@@ -1,0 +1,1 @@
+"""Moving the guests of a run: who moves when and where (pure), and driving several migrations at a time."""

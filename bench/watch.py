@@ -1,0 +1,186 @@
+"""Everything that watches a run: frames, captures, the clients. Started in order, heard all the while, then stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bench.clock import NS_PER_MS, NS_PER_S, Deadline
+from bench.plan import Plan
+from bench.probe.capture import CapturePort, Captures
+from bench.probe.clients import ClientAgents, FlowReport
+from bench.probe.frames import Frames, FrameWatcher
+from bench.scenario import ClientSpec, Scenario
+from bench.testbed import Testbed
+from bench.timeline import Event
+
+POLL_NS: Final = 20 * NS_PER_MS
+RECOVERY_NS: Final = 60 * NS_PER_S
+
+
+@dataclass
+class Seen:
+    """What was seen, when everything has stopped."""
+
+    reports: list[FlowReport] = field(default_factory=list)
+    frames: Frames = field(default_factory=Frames)
+    reasons: list[str] = field(default_factory=list)
+
+
+class Watch:
+    """The watchers of one run.
+
+    :param directory: the run directory; *output* the result's.
+    :param progress: called with every event, and with every step of the run as one.
+    """
+
+    def __init__(
+        self, scenario: Scenario, plan: Plan, directory: Path, output: Path, progress: Callable[[Event], None]
+    ) -> None:
+        self.scenario = scenario
+        self.plan = plan
+        self.directory = directory
+        self.output = output
+        self._progress = progress
+        self._frames: FrameWatcher | None = None
+        self._captures: Captures | None = None
+        self._agents: ClientAgents | None = None
+        self._last_reply_ns: dict[str, int] = {}
+        self._dead: set[str] = set()
+        clients = [client for flows in plan.flows.values() for client in flows]
+        # Nobody knows when a command gets an answer, so nobody waits for one.
+        self._commands = {client.name for client in clients if client.kind == "command"}
+        self._guest_of = {str(client.name): str(client.guest) for client in clients}
+
+    # starting
+
+    def start_frames(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
+        """Before any guest runs: the switch ports' frames, and the captures if the scenario wants them."""
+        guests = self.scenario.guests
+        watcher = FrameWatcher(
+            self.directory / "frames.pcap", [guest.address for guest in guests], [guest.mac for guest in guests]
+        )
+        stack.callback(watcher.close)
+        watcher.start()
+        self._frames = watcher
+        if self.scenario.run.capture:
+            self._start_captures(stack, testbed)
+
+    def _start_captures(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
+        directory = self.output / "captures"
+        directory.mkdir()
+        self._captures = captures = Captures(directory)
+        stack.callback(captures.stop)
+        for guest in self.scenario.guests:
+            keep = ("host", guest.address, "or", "arp", "or", "rarp")
+            for name in self.plan.stations(guest.name):
+                hypervisor = testbed.hypervisors[name]
+                captures.start(CapturePort(f"{guest.name}@{name}", hypervisor.uplink, hypervisor.pid, keep))
+
+    def start_clients(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
+        """Once the guests run."""
+        self.step("starting the clients")
+        directories = self.output / "requests", self.directory / "events", self.directory / "logs"
+        self._agents = agents = stack.enter_context(ClientAgents(*directories))
+        for host, flows in self.plan.flows.items():
+            agents.spawn(host, testbed.net[host].pid)
+            addressed = [_flow(flow, self.scenario.guest_named(flow.guest).address) for flow in flows]
+            agents.configure(host, self.scenario.guests[0].address, addressed)
+        agents.start(self.on_event)
+
+    # hearing
+
+    def on_event(self, event: Event) -> None:
+        """Take in and pass on an event of any process."""
+        if event.name == "flow_status" and event.data.get("name") not in self._commands:
+            name = str(event.data.get("name"))
+            self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
+            if event.data.get("alive") is False:
+                self._dead.add(name)
+        self._tell(event)
+
+    def step(self, text: str) -> None:
+        """Say what the run is doing."""
+        self._tell(Event.now("runner", "step", text=text))
+
+    def _tell(self, event: Event) -> None:
+        """A closed pipe (for which rich exits) or a terminal that is gone does not end a run."""
+        with contextlib.suppress(OSError, SystemExit):
+            self._progress(event)
+
+    def poll(self, timeout_ns: int = 0) -> None:
+        """Hear what the clients say; waits up to *timeout_ns* for it. :raises ProbeError: when an agent died."""
+        if self._agents is not None:
+            self._agents.poll(self.on_event, timeout_ns)
+
+    def filenos(self) -> list[int]:
+        """What to wait for beside other things: :meth:`poll` has something to do when one can be read."""
+        return list(self._agents.filenos()) if self._agents is not None else []
+
+    # waiting
+
+    def wait(self, testbed: Testbed, duration_ns: int, what: str) -> None:
+        """Let the run go on for a time that the scenario asks for."""
+        self.step(what)
+        self.wait_until(testbed, Deadline(max(0, duration_ns)))
+
+    def wait_until(self, testbed: Testbed, deadline: Deadline) -> None:
+        """:raises BenchError: when a part of the testbed or a guest dies."""
+        while not deadline.expired:
+            self.poll(min(POLL_NS, deadline.remaining_ns))
+            testbed.require_alive()
+            testbed.guests.require_alive()
+
+    def wait_recovered(self, testbed: Testbed, since_ns: int) -> None:
+        """Wait, bounded, until every living flow of a living guest has had an answer after *since_ns*."""
+        deadline = Deadline(RECOVERY_NS)
+
+        def waiting() -> bool:
+            lost = {guest.name for guest in testbed.guests if guest.lost}
+            return any(
+                last < since_ns
+                for name, last in self._last_reply_ns.items()
+                if name not in self._dead and self._guest_of.get(name) not in lost
+            )
+
+        while waiting() and not deadline.expired:
+            self.poll(POLL_NS)
+            testbed.require_alive()
+            testbed.guests.require_alive()
+
+    # the end
+
+    def stop(self) -> Seen:
+        """Stop everything, the clients first; what was never started has seen nothing."""
+        self.step("stopping the clients")
+        seen = Seen()
+        if self._agents is not None:
+            seen.reports = self._agents.stop(self.on_event)
+        return seen
+
+    def stop_frames(self, seen: Seen) -> None:
+        """After the clients: add what the frames say to *seen*."""
+        if self._frames is not None:
+            seen.frames = self._frames.stop()
+        if self._captures is not None:
+            self._captures.stop()
+            seen.reasons += self._captures.reasons
+        seen.reasons += seen.frames.reasons
+
+
+def _flow(client: ClientSpec, guest_address: str) -> dict[str, Any]:
+    """A client of the scenario as the agent's ``configure`` wants it."""
+    return {
+        "name": client.name,
+        "kind": client.kind,
+        "interval_ns": client.interval,
+        "think_ns": client.think,
+        "size": client.size,
+        "rate_bps": client.rate,
+        "timeout_ns": client.timeout,
+        "command": list(client.command),
+        "guest_address": guest_address,
+    }
