@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from _moving import Moving, report, with_moving_guest
+from _moving import GUEST, Moving, report, with_moving_guest
 from _qemu import Qemu, require
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
@@ -88,8 +88,7 @@ def require_equal(first: GuestMemory, second: GuestMemory) -> None:
 
 def copied(moving: Moving) -> GuestMemory:
     """New memory with what our guest's holds now."""
-    guest = moving.testbed.guest
-    assert guest is not None
+    guest = moving.testbed.guests[GUEST]
     with GuestControl.connect(guest.socket_path) as control:
         shared = control.memory()
     with GuestMemory.from_fd(shared.fd, writable=False) as original:
@@ -123,8 +122,7 @@ def shaped(moving: Moving) -> None:
 def unshaped(moving: Moving) -> None:
     """Goodputs."""
     mine, peers = alternate(moving, UNSHAPED_REPEATS, (0, 2, 4))
-    assert moving.testbed.guest is not None
-    bits = moving.testbed.guest_configuration(moving.testbed.guest.host)["memory_bytes"] * 8
+    bits = moving.testbed.guests[GUEST].spec.memory * 8
 
     def gbps(side: list[Took]) -> float:
         return bits / statistics.median(took.copy_ns for took in side)
