@@ -134,12 +134,16 @@ class GuestControl:
 
     # life
 
-    def configure(self, config: Mapping[str, Any], deadline: Deadline | None = None) -> int:
-        """Give the guest its configuration: memory is filled (or only populated: ``skeleton``), its port exists, cut.
+    def configure(
+        self, config: Mapping[str, Any], deadline: Deadline | None = None, memory_fd: int | None = None
+    ) -> int:
+        """Give the guest its configuration: memory is filled (unless it is a ``skeleton``), its port exists, cut.
 
+        :param memory_fd: a memfd that becomes its memory (it stays the caller's as well); None: it makes one.
         :returns: the pid of the guest process.
         """
-        return self._integer(self._call("configure", config, deadline or Deadline(FILL_NS)), "pid")
+        fds = () if memory_fd is None else (memory_fd,)
+        return self._integer(self._call("configure", config, deadline or Deadline(FILL_NS), fds), "pid")
 
     def start(self, announce: Mapping[str, Any] | None = None, deadline: Deadline | None = None) -> None:
         """Boot: claim the lease, run vCPUs and services, wire the port, and announce if told how."""

@@ -27,8 +27,8 @@ class GuestConfig:
     :param content: shares of zero, text and random pages; *image*, if there is one, takes its place.
     :param mac: in lower case; *address* with its prefix length.
     :param workload: of the vCPUs, see :func:`bench.guest.workload.split`.
-    :param skeleton: memory is populated and nothing else; a state will be loaded.
-    :param populate: allocate memory at once; off where pages are to be missing until they come.
+    :param skeleton: memory is not filled; pages and a state will be loaded.
+    :param populate: of a skeleton: allocate memory while it waits; off where pages are to be missing until they come.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
 

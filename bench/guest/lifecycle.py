@@ -98,8 +98,10 @@ class ProcessGuest:
 
     # boot
 
-    def configure(self, config: GuestConfig) -> None:
-        """:raises GuestError: when anything is refused; the process is of no use then."""
+    def configure(self, config: GuestConfig, memory: GuestMemory | None = None) -> None:
+        """:param memory: what to run in; None: make it.
+        :raises GuestError: when anything is refused; the process is of no use then.
+        """
         self._need(State.NEW)
         self._config = config
         self._writer = EventWriter(self._events_path, f"guest.{config.host}")
@@ -111,10 +113,9 @@ class ProcessGuest:
         finally:
             os.close(namespace)
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
-        self._memory = GuestMemory.create(config.memory_bytes, config.name)
-        if config.populate:
-            self._memory.populate()
+        self._memory = memory or GuestMemory.create(config.memory_bytes, config.name)
         if not config.skeleton:
+            self._memory.populate()
             if config.image is not None:
                 self._memory.load_image(config.image)
             else:
@@ -126,7 +127,7 @@ class ProcessGuest:
             config.memory_bytes,
             parameters,
             deadline=Deadline(_VCPU_START_NS),
-            populate=config.populate,
+            populate=("idle" if config.populate else "never") if config.skeleton else "first",
         )
         self._throttle = VcpuThrottle(self._vcpus, f"{config.name}.{os.getpid()}")
         for vcpu in self._vcpus:

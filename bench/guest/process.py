@@ -34,6 +34,7 @@ from bench.guest.lifecycle import ProcessGuest, State
 from bench.guest.loop import Loop
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.timer import set_timer_slack_ns
+from bench.memory.image import GuestMemory
 
 MAX_CONTROL_CONNECTIONS = 16
 _SEND_TIMEOUT_S = 2  # a peer that does not read its answers is cut off
@@ -174,11 +175,12 @@ class GuestProcess:
                 os.close(fd)
         self._guest.flush()
 
-    def _do_configure(self, channel: Channel, args: Message, _fds: list[int]) -> Answer:
+    def _do_configure(self, channel: Channel, args: Message, fds: list[int]) -> Answer:
         config = GuestConfig.from_json(args)
         new = self._guest.state is State.NEW
         try:
-            self._guest.configure(config)
+            memory = GuestMemory.from_fd(os.dup(fds[0]), config.memory_bytes) if fds else None
+            self._guest.configure(config, memory)
         except BaseException:
             if new:  # half a guest is of no use
                 self._finish("configuration failed")

@@ -3,6 +3,7 @@
 ``python -m bench.guest.vcpu --channel-fd N``. Lives until its channel reaches end of file. Commands (args -> value)::
 
     init   {memory_bytes, workload: Parameters, registers: {…}|null, populate} + the memfd -> {pid, base}
+                                        populate: "first", "idle" (while there is nothing else to do), "never"
     load   {registers} -> {}            go on from there; only while paused
     run    {} -> {}
     pause  {} -> {registers}            no write happens after this reply until the next run
@@ -39,6 +40,7 @@ from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.kernel import set_parent_death_signal
 from bench.memory.image import PAGE_BYTES, GuestMemory
 from bench.memory.pager import ExpectedPages, expect_pages
+from bench.memory.populate import populate_step
 from bench.memory.uffd import WriteTracking, arm_write_tracking
 
 TICK_NS = NS_PER_MS
@@ -151,6 +153,7 @@ class Vcpu:
         self._pacer = Pacer(0)
         self._tracking: WriteTracking | None = None
         self._expected: ExpectedPages | None = None
+        self._unpopulated: int | None = None  # the first page that is still to be populated
         self._running = False
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
@@ -169,13 +172,21 @@ class Vcpu:
                     self._advance_check(*self._check)
                 elif self._running:
                     self._tick()
+                elif self._unpopulated is not None:
+                    self._populate(self._unpopulated)
 
     def _timeout_s(self) -> float | None:
         if self._check is not None:
             return 0
         if not self._running:
-            return None
+            return None if self._unpopulated is None else 0
         return max(0, self._next_ns - now_ns()) / NS_PER_S
+
+    def _populate(self, first: int) -> None:
+        """The next few MiB: a few ms in which no command is answered."""
+        assert self._memory is not None
+        end = populate_step(self._memory, first)
+        self._unpopulated = end if end < self._memory.page_count else None
 
     def _tick(self) -> None:
         writer = self._ready()
@@ -260,8 +271,9 @@ class Vcpu:
             registers = args["registers"]
             workload = Workload.restore(registers) if registers else Workload(Parameters.from_json(args["workload"]))
             self._set_workload(workload, memory)
-            if args.get("populate", True):
+            if args["populate"] == "first":
                 memory.populate()
+            self._unpopulated = 0 if args["populate"] == "idle" else None
         except BaseException:
             memory.close()
             raise
@@ -318,6 +330,7 @@ class Vcpu:
         # While it waits for a page it cannot see that its guest is gone.
         set_parent_death_signal(signal.SIGKILL if args["enable"] else 0)
         if args["enable"]:
+            self._unpopulated = None
             self._expected = expect_pages(self._memory.base, self._memory.size_bytes)
         return {"pid": os.getpid(), "base": self._memory.base}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, GuestError
@@ -15,6 +15,7 @@ from bench.host.channel import Channel
 _STOP_NS = 2 * NS_PER_S
 
 Registers = Mapping[str, Any]
+Populate: TypeAlias = Literal["first", "idle", "never"]
 
 
 class Vcpu:
@@ -139,12 +140,12 @@ def start_all(
     registers: Sequence[Registers | None] | None = None,
     deadline: Deadline,
     log: TextIO | int | None = None,
-    populate: bool = True,
+    populate: Populate = "first",
 ) -> list[Vcpu]:
     """Paused vCPUs on this memory, started at the same time; all or none.
 
     :param registers: one for each, or None to begin at write 0.
-    :param populate: map all memory at once.
+    :param populate: when all memory is mapped: before this returns, while the vCPUs have nothing to do, or never.
     """
     vcpus: list[Vcpu] = []
     try:

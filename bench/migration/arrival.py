@@ -22,6 +22,7 @@ from bench.host.commands import Process, python_environment, spawn
 from bench.host.lease import Lease
 from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
+from bench.memory.populate import Populating
 from bench.migration import storage, wire
 from bench.migration.carriers import Door
 from bench.migration.compression import NONE, load_codec
@@ -67,6 +68,7 @@ class Arrival:
         self._process: Process | None = None
         self._guest: GuestControl
         self._memory: GuestMemory
+        self._populating: Populating | None = None
         self._hashes: PageHashes | None = None
         self._connection: Connection
         self._decoder: wire.Decoder
@@ -126,7 +128,7 @@ class Arrival:
         postcopy = hello.fields.get("postcopy", "never")
         if postcopy == "never":
             self._door.close()  # one migration, one connection: nobody else gets in
-        populate = postcopy != "at-once"
+        self._make_memory(memory_bytes, populate=postcopy != "at-once")
         place = self.place
         self._process = spawn(
             guest_command(place.guest_socket, place.guest_events, place.guest_log),
@@ -149,19 +151,22 @@ class Arrival:
             "lease": {"path": place.lease_path, "me": place.host},
             "image": None,
             "skeleton": True,
-            "populate": populate,
+            "populate": self._populating is not None,
         }
-        self._guest.configure(config)
-        memory = self._guest.memory()
-        self._memory = GuestMemory.from_fd(memory.fd, memory_bytes)
-        self._stack.callback(self._memory.close)
-        if populate:
-            self._memory.populate()  # maps it here before the first page arrives
+        self._guest.configure(config, memory_fd=self._memory.fd)
         self._hashes = PageHashes(self._memory.page_count) if self._verify == "background" else None
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes, "token": self.token}))
+
+    def _make_memory(self, memory_bytes: int, *, populate: bool) -> None:
+        """It is populated while the guest's processes start, and what is left then while pages arrive."""
+        self._memory = GuestMemory.create(memory_bytes)
+        self._stack.callback(self._memory.close)
+        if populate:
+            self._populating = Populating(self._memory)
+            self._stack.callback(self._populating.stop)
 
     # memory and device state
 
@@ -170,6 +175,8 @@ class Arrival:
         final = False
         while True:
             frame = self._expect(*ROUND_KINDS, *(POST_COPY_KINDS if not final else ()))
+            if self._populating is not None:
+                self._populating.check()
             if frame.kind in POST_COPY_KINDS:
                 if self._prepare_post_copy(frame):
                     break
@@ -195,6 +202,8 @@ class Arrival:
         if frame.kind is Kind.ADVISE:
             if self._postcopy is not None or self._door.fileno() < 0:
                 raise WireError("an ADVISE frame where none is due")
+            if self._populating is not None:
+                self._populating.stop()  # a page that it touched from now on would be asked for
             self._postcopy = PostCopyArrival(self)
             self._postcopy.arm()
             return False

@@ -146,7 +146,8 @@ class FakeGuest:
         self.config = args
         self.me = args["lease"]["me"]
         self.lease = Lease(args["lease"]["path"])
-        self.memory = GuestMemory.create(args["memory_bytes"])
+        fds = self.creator.take_fds(len(self.creator.fds))
+        self.memory = GuestMemory.from_fd(fds[0]) if fds else GuestMemory.create(args["memory_bytes"])
         self.memory.populate()
         if args["skeleton"]:
             self.state = "skeleton"

@@ -39,7 +39,7 @@ def guest():
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(GuestMemory.create(PAGES * 4096))
         vcpus = start_all(memory.fd, memory.size_bytes, split(WORKLOAD, memory.size_bytes, 4096, 2), deadline=soon(),
-                          populate=False)  # fmt: skip
+                          populate="never")  # fmt: skip
         for vcpu in vcpus:
             stack.callback(vcpu.quit)
         pager = Pager([(vcpu.expect(True, soon()), vcpu.base) for vcpu in vcpus], memory, PageHashes(PAGES))
@@ -148,7 +148,7 @@ def test_a_vcpu_that_waits_dies_with_its_guest():
         with contextlib.suppress(BaseException):
             memory = GuestMemory.create(PAGES * 4096)
             parts = split(WORKLOAD, memory.size_bytes, 4096, 1)
-            (vcpu,) = start_all(memory.fd, memory.size_bytes, parts, deadline=soon(), populate=False)
+            (vcpu,) = start_all(memory.fd, memory.size_bytes, parts, deadline=soon(), populate="never")
             pager = Pager([(vcpu.expect(True, soon()), vcpu.base)], memory, None)
             pager.forget(0, PAGES)
             vcpu.run(soon())
