@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bench.migration import destination
+from bench.migration import arrival, destination
 from bench.migration.engine import engine_main
 
 
@@ -12,7 +12,7 @@ def fake_guest_command(socket_path, events, log):
     return [sys.executable, str(fake), "--socket", str(socket_path), "--events", str(events), "--log", str(log)]
 
 
-destination.guest_command = fake_guest_command
+arrival.guest_command = fake_guest_command
 
 if __name__ == "__main__":
     sys.exit(engine_main(destination.DestinationEngine, "destination"))
