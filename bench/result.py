@@ -131,6 +131,24 @@ class Trust(Part):
     reasons: list[str] = Field(default_factory=list)
 
 
+class ExpectationResult(Part):
+    """One bound of ``[expect]``, held against what was measured.
+
+    ``value``: what was compared with the bound: of ``every`` migration the one that is worst, else the statistic over
+    them, with its 95 % confidence interval (of ``every``: of the median) as far as there are migrations enough for
+    one. ``dimension`` is what all three are measured in; None: a plain number.
+    """
+
+    expectation: str
+    ok: bool
+    value: float | None
+    dimension: str | None = None
+    low: float | None = None
+    high: float | None = None
+    samples: int = 0
+    note: str = ""
+
+
 class PredictedResult(Part):
     """What the model said before the migration; ``total_ns`` is the transfer's. See :mod:`bench.analysis.model`."""
 
@@ -247,6 +265,7 @@ class RunResult(MigrationResult):
     links: list[LinkResult] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     trust: Trust = Trust()
+    expectations: list[ExpectationResult] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -274,7 +293,10 @@ class RunResult(MigrationResult):
             raise ResultError(f"{path}: not JSON: {error}") from None
         schema = raw.get("schema") if isinstance(raw, dict) else None
         if schema != SCHEMA:
-            raise ResultError(f"{path}: schema {schema!r}; this version reads {SCHEMA!r}")
+            shown = repr(schema)[:100]
+            raise ResultError(
+                f"{path}: schema {shown}; this version reads {SCHEMA!r}", "read it with the bench that wrote it"
+            )
         try:
             return cls.model_validate(raw)
         except ValidationError as problem:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.assemble import Move, RawRun, assemble
+from bench.analysis.expectations import check
 from bench.analysis.overall import GuestFacts
 from bench.clock import NS_PER_S, now_ns
 from bench.collect import collect_events, collect_flows, keep_logs
@@ -98,6 +99,7 @@ class Runner:
                 raw = self._collect(testbed, load, started_at)
             self._watch.step("analysing")
             result = assemble(raw)
+            result.expectations = check(self.scenario.expect, result)
             result.write(self.output)
             raw.timeline.write(self.output / "events.jsonl")
         except BenchError as error:

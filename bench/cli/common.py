@@ -34,10 +34,10 @@ def find_scenario(name: str) -> Path:
 
 
 def exit_code(result: RunResult) -> int:
-    """0 when every migration of the run completed with identical memory."""
+    """0 when every migration of the run completed with identical memory, and every expectation held."""
     migrations = result.migrations or [result]
     good = all(item.outcome == "completed" and item.memory.identical is not False for item in migrations)
-    return 0 if good else 1
+    return 0 if good and all(expectation.ok for expectation in result.expectations) else 1
 
 
 def conclude(output: OutputDirectory, console: Console) -> None:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bench.analysis.expectations import describe
 from bench.report.budget import print_budget
 from bench.report.machine import print_environment, print_links
 from bench.report.prediction import print_prediction
@@ -30,7 +31,15 @@ from bench.report.text import (
     show,
     table,
 )
-from bench.result import FlowResult, MemoryResult, MigrationResult, RelearnResult, RoundResult, RunResult
+from bench.result import (
+    ExpectationResult,
+    FlowResult,
+    MemoryResult,
+    MigrationResult,
+    RelearnResult,
+    RoundResult,
+    RunResult,
+)
 from bench.units import format_bytes
 
 MAX_ROUNDS_SHOWN = 20
@@ -60,6 +69,8 @@ def render(result: RunResult, console: Console) -> None:
     if result.links:
         print_links(result.links, console)
     print_environment(result.environment, console)
+    if result.expectations:
+        _print_expectations(result.expectations, console)
     _print_trust(result, console)
 
 
@@ -259,6 +270,15 @@ def _print_flows(result: RunResult, console: Console) -> None:
     for flow in result.flows:
         if flow.error:
             console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}", style="red"))
+
+
+def _print_expectations(expectations: Sequence[ExpectationResult], console: Console) -> None:
+    heading(console, "Expectations", f"{sum(item.ok for item in expectations)} of {len(expectations)} hold")
+    rows = table(console, "", "expected", "measured", left=3)
+    for item in expectations:
+        verdict = Text("holds", style="green") if item.ok else Text("FAILS", style="bold red")
+        rows.add_row(verdict, clean(item.expectation), clean(describe(item)), style="" if item.ok else "red")
+    show(console, rows)
 
 
 def _print_trust(result: RunResult, console: Console) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from bench.scenario.clients import ClientSpec
+from bench.scenario.expect import check_texts
 from bench.scenario.guest import GuestSpec
 from bench.scenario.guests import complete
 from bench.scenario.migration import AnnounceSpec, MigrationSpec
@@ -44,6 +45,9 @@ class Scenario(Spec):
     """A whole scenario. See ``scenarios/reference.toml``; with several guests ``evacuate.toml`` and ``crossing.toml``.
 
     ``guests`` are all guests: without any ``[[guests]]`` the one of ``[guest]``.
+
+    ``[expect]`` bounds figures of the result (:mod:`bench.figures`): ``downtime = "< 300ms"``, ``flows.died = "== 0"``,
+    ``"mean(outage.p99)" = "< 1s"``. A run in which one does not hold ends with exit code 1.
     """
 
     title: Annotated[str, Field(max_length=200)] = ""
@@ -58,6 +62,7 @@ class Scenario(Spec):
     announce: AnnounceSpec = AnnounceSpec()
     clients: Annotated[tuple[ClientSpec, ...], FROM_LIST] = DEFAULT_CLIENTS
     run: RunSpec = RunSpec()
+    expect: Annotated[tuple[str, ...], BeforeValidator(check_texts)] = ()
 
     @field_validator("guests")
     @classmethod
