@@ -17,6 +17,8 @@ from bench.cli.common import BAD_INPUT, REFERENCE, STOPPED, conclude, exit_code,
 from bench.cli.show import show_series
 from bench.errors import BenchError
 from bench.output import OutputDirectory
+from bench.report.junit import write_junit
+from bench.result import RunResult
 from bench.scenario import Scenario
 from bench.series import labels, load_scenarios, read_series
 
@@ -42,6 +44,9 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where the result goes; default runs/<time>.")
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what completed and which expectations held as JUnit XML.")
+    ] = None,
 ) -> None:
     """Migrate a guest and say where every millisecond of its clients' outage went."""
     path = find_scenario(scenario if scenario != REFERENCE or Path(scenario).exists() else "reference")
@@ -50,13 +55,13 @@ def run(
         overrides.append(f'network.topology="{topo}"' if '"' not in topo else f"network.topology={topo}")
     if repeat is not None:
         overrides.append(f"run.repeat={repeat}")
-    raise typer.Exit(run_scenarios(load_scenarios(path, overrides), path, output))
+    raise typer.Exit(run_scenarios(load_scenarios(path, overrides), path, output, junit))
 
 
-def run_scenarios(scenarios: Sequence[Scenario], path: Path, wanted: Path | None) -> int:
+def run_scenarios(scenarios: Sequence[Scenario], path: Path, wanted: Path | None, junit: Path | None = None) -> int:
     """One run after the other, each in a sandbox and a directory of its own; returns the worst exit code."""
     if len(scenarios) == 1:
-        return run_scenario(scenarios[0], path, wanted)
+        return run_scenario(scenarios[0], path, wanted, junit)
     from bench.host.sandbox import require_root  # noqa: PLC0415
     from bench.plan import make_plan  # noqa: PLC0415
 
@@ -77,13 +82,16 @@ def run_scenarios(scenarios: Sequence[Scenario], path: Path, wanted: Path | None
             worst = max(worst, code)
             if code > STOPPED:
                 break
-        show_series(read_series(output.path), console)
+        runs = read_series(output.path)
+        show_series(runs, console)
+        if junit is not None:
+            write_junit(junit, [(f"{path.stem}/{label}", result, "") for label, result in runs])
     finally:
         conclude(output, console)
     return worst
 
 
-def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
+def run_scenario(scenario: Scenario, path: Path, wanted: Path | None, junit: Path | None = None) -> int:
     """Plan, then run in a sandbox; returns the exit code."""
     from bench.host.ledger import RunDirectory  # noqa: PLC0415 - what a run needs is loaded for a run only
     from bench.host.sandbox import exit_status, require_root, run_in_sandbox  # noqa: PLC0415
@@ -125,5 +133,8 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None) -> int:
             output.take_back()
         raise
     finally:
+        if junit is not None and output.path.exists():
+            result = RunResult.read(output.path) if output.has_result else None
+            write_junit(junit, [(path.stem, result, "the run left no result")])
         conclude(output, console)
     return code
