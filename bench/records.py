@@ -1,4 +1,5 @@
-"""What probes record, as numpy layouts: the vocabulary that probes write and analysis reads. Pure data, no behaviour.
+"""What probes record, as numpy layouts: the vocabulary that probes write and analysis reads, and how their files are
+read.
 
 Request and progress records (:data:`RECORD`), one for each request of a request/response flow, or one for each observed
 progress of a one-way flow:
@@ -18,16 +19,24 @@ Frame records (:data:`FRAME`), one for each frame that an interface saw; see :mo
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.errors import ResultError
 
 StructuredArray = npt.NDArray[np.void]
 
 RECORD: Final = np.dtype(
     [("seq", "<u8"), ("sent_ns", "<i8"), ("received_ns", "<i8"), ("bytes", "<u4"), ("status", "<u4")]
 )
+
+MAX_RECORDS: Final = 1 << 24
+"""The most records of one flow (512 MiB); a flow that would need more stops with an error instead of eating memory."""
+_MAX_HEADER_BYTES: Final = 4096
 
 STATUS_CORRUPT: Final = 1
 """An answer's content was not what it had to be; such an answer is no good answer."""
@@ -99,3 +108,23 @@ def mac_to_int(address: str) -> int:
 def empty(dtype: np.dtype[Any] = RECORD) -> StructuredArray:
     """No records, of the right layout."""
     return np.zeros(0, dtype)
+
+
+def load_records(path: Path) -> StructuredArray:
+    """Read records that :meth:`bench.probe.records.RecordBuffer.save` wrote.
+
+    :raises ResultError: missing, too large, or of another layout.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_RECORDS * RECORD.itemsize + _MAX_HEADER_BYTES:
+            raise ResultError(f"{path}: {size} bytes are more than {MAX_RECORDS} records")
+        with path.open("rb") as file:
+            records = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+        raise ResultError(f"{path}: not an array of records: {error}") from None
+    if not isinstance(records, np.ndarray) or records.dtype != RECORD or records.ndim != 1:
+        raise ResultError(f"{path}: not an array of records: its layout is {getattr(records, 'dtype', type(records))}")
+    return records

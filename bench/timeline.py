@@ -142,8 +142,10 @@ class Timeline:
                     raise ResultError(f"{path}: line {number} is longer than {MAX_LINE_BYTES} bytes")
                 try:
                     events.append(Event.from_json(json.loads(line)))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ResultError(f"{path}: line {number} is not JSON: {error}") from error
+                except ResultError as error:
+                    raise ResultError(f"{path}: line {number} is {error.message}") from None
         return cls(events)
 
 

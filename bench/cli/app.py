@@ -11,7 +11,15 @@ import typer
 import bench
 from bench.errors import BenchError
 
-COMMANDS: Final = ("run", "show", "dirty_rate", "topo", "doctor", "clean")
+COMMANDS: Final = (
+    "run",
+    "show",
+    "export",
+    "dirty_rate",
+    "topo",
+    "doctor",
+    "clean",
+)
 
 app = typer.Typer(
     name="bench",

@@ -1,4 +1,4 @@
-"""Request and progress records: a buffer that is cheap to append to, and its bounded file format.
+"""Request and progress records: a buffer that is cheap to append to, and its file.
 
 The layout is :data:`bench.records.RECORD`. A file is a plain ``.npy`` (no pickle) that any numpy reads.
 """
@@ -6,17 +6,15 @@ The layout is :data:`bench.records.RECORD`. A file is a plain ``.npy`` (no pickl
 from __future__ import annotations
 
 import struct
-import zipfile
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from bench.errors import ProbeError, ResultError
-from bench.records import DUPLICATES_SHIFT, RECORD, StructuredArray
+from bench.errors import ProbeError
+from bench.records import DUPLICATES_SHIFT, MAX_RECORDS, RECORD, StructuredArray, load_records
 
-MAX_RECORDS: Final = 1 << 24
-"""The most records of one flow (512 MiB); a flow that would need more stops with an error instead of eating memory."""
+__all__ = ["MAX_RECORDS", "RecordBuffer", "load_records"]
 
 _CHUNK_RECORDS: Final = 1 << 16
 _SHIFT: Final = 16
@@ -27,7 +25,6 @@ _RECEIVED: Final = struct.Struct("<q")
 _RECEIVED_AT: Final = 16
 _STATUS: Final = struct.Struct("<I")
 _STATUS_AT: Final = 28
-_MAX_HEADER_BYTES: Final = 4096
 
 
 class RecordBuffer:
@@ -100,23 +97,3 @@ class RecordBuffer:
         """Write the records to *path* (``.npy``)."""
         with path.open("wb") as file:
             np.save(file, self.array(), allow_pickle=False)
-
-
-def load_records(path: Path) -> StructuredArray:
-    """Read records that :meth:`RecordBuffer.save` wrote.
-
-    :raises ResultError: missing, too large, or of another layout.
-    """
-    try:
-        size = path.stat().st_size
-        if size > MAX_RECORDS * _SIZE + _MAX_HEADER_BYTES:
-            raise ResultError(f"{path}: {size} bytes are more than {MAX_RECORDS} records")
-        with path.open("rb") as file:
-            records = np.load(file, allow_pickle=False)
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
-        raise ResultError(f"{path}: not an array of records: {error}") from None
-    if not isinstance(records, np.ndarray) or records.dtype != RECORD or records.ndim != 1:
-        raise ResultError(f"{path}: not an array of records: its layout is {getattr(records, 'dtype', type(records))}")
-    return records
