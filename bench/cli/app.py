@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "run",
     "show",
     "export",
+    "compare",
     "dirty_rate",
     "topo",
     "doctor",

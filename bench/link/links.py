@@ -156,7 +156,7 @@ class LinkFactory:
             intf1: Any
             intf2: Any
 
-            def makeIntfPair(  # noqa: N802, PLR0917  Mininet's signature
+            def makeIntfPair(  # noqa: N802  Mininet's signature
                 self,
                 intfname1: str,
                 intfname2: str,
