@@ -14,6 +14,7 @@ from bench.errors import BenchError
 COMMANDS: Final = (
     "run",
     "show",
+    "report",
     "export",
     "compare",
     "dirty_rate",

@@ -20,6 +20,9 @@ def compare(
         list[str] | None,
         typer.Option("--figure", metavar="FIGURE", help="Only this figure, such as downtime or flows.udp-echo.outage."),
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write an HTML page as well.")
+    ] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of intervals and verdicts.")] = 0.95,
 ) -> None:
     """Say of each figure whether B is slower or faster than A, or that these repeats cannot tell.
@@ -46,4 +49,10 @@ def compare(
     console = Console()
     for comparison in comparisons:
         print_comparison(comparison, (str(a), str(b)), console)
+    if output is not None:
+        from bench.cli.report import write_page  # noqa: PLC0415
+        from bench.report.html.comparison import comparison_page  # noqa: PLC0415
+
+        write_page(output, comparison_page(comparisons, (str(a), str(b))))
+        console.print(f"page: {output}", soft_wrap=True, highlight=False)
     raise typer.Exit(1 if any(comparison.worse for comparison in comparisons) else 0)
