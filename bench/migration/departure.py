@@ -12,7 +12,7 @@ from bench.guest.client import GuestControl, Paused
 from bench.memory.bitmap import DirtyBitmap
 from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
-from bench.memory.tracker import DirtyTracker, open_tracker, probe
+from bench.memory.tracker import DirtyTracker, open_tracker
 from bench.migration.engine import Reporter, log, reason_of
 from bench.migration.order import Order
 from bench.migration.throttle import Throttler
@@ -54,16 +54,14 @@ class DepartingGuest:
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
 
-    def track(self) -> str:
-        """Note from now on what the guest writes. :returns: by which method."""
-        method = probe()
+    def track(self, method: str) -> None:
+        """Note from now on what the guest writes. :param method: of :data:`bench.memory.tracker.TRACKERS`."""
         writers = self.control.track(True, method)
         self._tracking = True
         self.tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], self.memory_bytes)
         self._stack.callback(self.tracker.close)
         order = self._order
         self.throttler = Throttler(self.control, order.levers, self._report, order.guest.get("vcpus", 1))
-        return method
 
     def collect(self) -> int:
         """Add to :attr:`pending` what the guest wrote since the last collect. :returns: how many pages that were."""

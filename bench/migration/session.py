@@ -21,6 +21,7 @@ from bench.guest.client import Paused
 from bench.host.channel import Channel
 from bench.memory.bitmap import DirtyBitmap
 from bench.memory.image import GuestMemory
+from bench.memory.tracker import probe
 from bench.migration import storage, wire
 from bench.migration.commands import Cancelled, Commands
 from bench.migration.cost import unpacking
@@ -96,8 +97,9 @@ class Session:
             "compression": order.levers.compression,
         }
         connection.send(wire.encode_json(Kind.HELLO, hello))
+        method = probe()  # while the destination makes its skeleton
         self._peer.token = text(self._peer.receive(Kind.SKELETON, SKELETON_NS), "token")
-        method = self._guest.track()
+        self._guest.track(method)
         self._peer.check()
         self._rounds.begin()
         self.report("setup_end", tracking=method)
