@@ -48,6 +48,14 @@ MAX_AHEAD_NS = 100_000
 """At most so long before a frame is due does the process stop sleeping."""
 
 
+def arrival_ns(asleep_ns: int, awake_ns: int, wake_ns: int) -> int:
+    """When the frame came that ended a sleep from *asleep_ns* to *awake_ns*.
+
+    Being woken took *wake_ns* on average lately, so half of that is believed; a frame that found us awake came now.
+    """
+    return max(asleep_ns, awake_ns - wake_ns // 2) if awake_ns - asleep_ns > 2 * wake_ns else awake_ns
+
+
 class Wire:
     """One direction of a link: from tap *source* to tap *target*."""
 
@@ -63,15 +71,20 @@ class Wire:
         self.held.set(parameters)
         tap.set_offload(self.source, segmentation=not self.held.per_packet)
 
-    def read(self) -> None:
-        """Take in what the tap has, at most a batch. :raises OSError: the tap is gone."""
+    def read(self, arrived_ns: int) -> None:
+        """Take in what the tap has, at most a batch.
+
+        :param arrived_ns: when the first frame came; the others may have come while it was read.
+        :raises OSError: the tap is gone.
+        """
         source, offer = self.source, self.held.offer
         for _ in range(BATCH_FRAMES):
             try:
                 frame = os.read(source, tap.MAX_FRAME_BYTES)
             except BlockingIOError:
                 return
-            offer(frame, monotonic_ns())
+            offer(frame, arrived_ns)
+            arrived_ns = monotonic_ns()
 
     def deliver(self, now_ns: int) -> int:
         """Write what is due. :returns: when the next frame is due, 0 when none is held."""
@@ -110,31 +123,35 @@ class DelayLine:
         wires, busy = self._wires, self._busy
         timeout = -1
         while self._running:
-            for fd, _ in self._epoll.poll(timeout):
+            asleep_ns = monotonic_ns()
+            ready = self._epoll.poll(timeout)
+            awake_ns = monotonic_ns()
+            arrived_ns = arrival_ns(asleep_ns, awake_ns, self._wake_ns)
+            for fd, _ in ready:
                 wire = wires.get(fd)
                 if wire is not None:
                     try:
-                        wire.read()
+                        wire.read(arrived_ns)
                     except OSError as error:
                         self._lose(wire, error)
                         continue
                     if wire.held.queue:
                         busy[fd] = wire
                 elif fd == timer_fd:
-                    self._woken()
+                    self._woken(awake_ns)
                 elif fd == channel_fd:
                     self._serve()
             timeout = 0 if busy and self._deliver() else -1
 
-    def _woken(self) -> None:
+    def _woken(self, awake_ns: int) -> None:
         """The timer fired: learn how late wake-ups are on this machine at the moment (idle processors take longer)."""
         self._timer.clear()
-        late_ns = min(max(monotonic_ns() - self._armed_ns, 0), MAX_AHEAD_NS)
+        late_ns = min(max(awake_ns - self._armed_ns, 0), MAX_AHEAD_NS)
         self._wake_ns += (late_ns - self._wake_ns) // 16
         self._armed_ns = 0
 
     def _deliver(self) -> bool:
-        """Write what is due and arm the timer for the rest, ahead by most of what waking takes.
+        """Write what is due and arm the timer for the rest, ahead by what waking takes.
 
         :returns: True when the next frame is due so soon that the caller should look again instead of sleeping.
         """
@@ -148,7 +165,7 @@ class DelayLine:
                 next_ns = due_ns
         if not next_ns:
             return False
-        wake_ns = next_ns - self._wake_ns * 3 // 4
+        wake_ns = next_ns - self._wake_ns
         if wake_ns <= monotonic_ns():
             return True
         if wake_ns != self._armed_ns:
