@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -32,6 +31,7 @@ from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
+from bench.guest.journal import Journal
 from bench.guest.loop import Loop
 from bench.guest.port import GUEST_INTERFACE, GuestPort
 from bench.guest.services.base import Machine
@@ -39,15 +39,12 @@ from bench.guest.sockets import Sockets
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
+from bench.guest.watched_memory import WatchedMemory
 from bench.guest.workload import split
-from bench.host.kernel import CLONE_NEWNET, set_parent_death_signal, set_sysctls, unshare
+from bench.host.kernel import CLONE_NEWNET, set_sysctls, unshare
 from bench.host.lease import Lease
 from bench.memory.image import GuestMemory
-from bench.memory.pager import ExpectedPages, expect_pages
-from bench.memory.uffd import WriteTracking, arm_write_tracking
-from bench.timeline import EventWriter
 
-TRACK_METHODS = ("pagemap-scan", "soft-dirty")
 _VCPU_START_NS = 60 * NS_PER_S
 _VCPU_NS = 2 * NS_PER_S
 _CHILD_TABLE, _CHILD_TABLE_ENTRIES = "net.ipv4.tcp_child_ehash_entries", 4096
@@ -65,6 +62,9 @@ class State(Enum):
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "stopped"
+
+
+_WITH_MEMORY = tuple(state for state in State if state not in (State.NEW, State.STOPPED))
 
 
 class ProcessGuest:
@@ -87,14 +87,10 @@ class ProcessGuest:
         self._sockets: Sockets | None = None
         self._vcpus: list[Vcpu] = []
         self._throttle: VcpuThrottle | None = None
-        self._tracking: WriteTracking | None = None
-        self._tracks: str = ""
-        self._expected: ExpectedPages | None = None
+        self._watched: WatchedMemory | None = None
         self._generation = 0
         self._owner = ""
-        self._writer: EventWriter | None = None
-        self._pending: list[tuple[str, int, dict[str, Any]]] = []
-        self._critical = False
+        self._journal: Journal | None = None
 
     # boot
 
@@ -104,7 +100,7 @@ class ProcessGuest:
         """
         self._need(State.NEW)
         self._config = config
-        self._writer = EventWriter(self._events_path, f"guest.{config.host}")
+        self._journal = Journal(self._events_path, f"guest.{config.host}")
         self._lease = Lease(config.lease_path)
         self._port = GuestPort(config.name, config.bridge)
         namespace = _own_network_namespace()
@@ -129,6 +125,7 @@ class ProcessGuest:
             deadline=Deadline(_VCPU_START_NS),
             populate=("idle" if config.populate else "never") if config.skeleton else "first",
         )
+        self._watched = WatchedMemory(self._memory, self._vcpus)
         self._throttle = VcpuThrottle(self._vcpus, f"{config.name}.{os.getpid()}")
         for vcpu in self._vcpus:
             self._watch(vcpu)
@@ -147,74 +144,33 @@ class ProcessGuest:
 
     @property
     def memory(self) -> GuestMemory:
-        self._need(*(set(State) - {State.NEW, State.STOPPED}))
+        self._need(*_WITH_MEMORY)
         return self._memory
 
     def writers(self) -> list[dict[str, int]]:
-        """Every process that writes guest memory; this one, whose services do, is the first."""
-        own = {"pid": os.getpid(), "base": self.memory.base}
-        return [own, *({"pid": vcpu.pid, "base": vcpu.base} for vcpu in self._vcpus)]
+        """Every process that writes guest memory; see :mod:`bench.guest.watched_memory`."""
+        return self._watched_memory().writers()
 
     def track(self, enable: bool, method: str) -> list[dict[str, int]]:
         """:raises BenchError: when the kernel cannot; tracking is off then."""
-        if method not in TRACK_METHODS:
-            raise GuestError(f"tracking method {method[:40]!r}; known are {', '.join(TRACK_METHODS)}")
-        self.stop_tracking()
-        if enable:
-            self._tracks = method
-            try:
-                if method == "pagemap-scan":
-                    self._tracking = arm_write_tracking(self.memory.base, self.memory.size_bytes)
-                for vcpu in self._vcpus:
-                    vcpu.track(True, method, Deadline(_VCPU_NS))
-            except BenchError:
-                self.stop_tracking()
-                raise
-        return self.writers()
+        return self._watched_memory().track(enable, method)
 
     def stop_tracking(self) -> None:
-        """Idempotent."""
-        method, self._tracks = self._tracks, ""
-        if self._tracking is not None:
-            self._tracking.disarm()
-            self._tracking = None
-        if method:
-            for vcpu in self._vcpus:
-                vcpu.track(False, method, Deadline(_VCPU_NS))
+        """Idempotent, in any state."""
+        if self._watched is not None:
+            self._watched.stop_tracking()
 
     # post-copy
 
     def expect_pages(self) -> list[int]:
-        """From now on every writing process waits for pages that are not there. The engine answers for them: when it
-        dies, so does this guest, which could not go on without the pages that it holds.
-
-        :returns: their userfaultfds, in the order of :meth:`writers`; they are the caller's.
-        :raises BenchError: when the kernel cannot; nobody waits then.
-        """
+        """See :meth:`bench.guest.watched_memory.WatchedMemory.expect`."""
         self._need(State.SKELETON)
-        self.end_expecting()
-        fds: list[int] = []
-        try:
-            set_parent_death_signal(signal.SIGKILL)
-            self._expected = expect_pages(self.memory.base, self.memory.size_bytes)
-            fds.append(os.dup(self._expected.fd))
-            fds.extend(vcpu.expect(True, Deadline(_VCPU_NS)) for vcpu in self._vcpus)
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            self.end_expecting()
-            raise
-        return fds
+        return self._watched_memory().expect()
 
     def end_expecting(self) -> None:
-        """Every page is there, or none will be missing. Idempotent."""
-        if self._expected is None:
-            return
-        self._expected.end()
-        self._expected = None
-        for vcpu in self._vcpus:
-            vcpu.expect(False, Deadline(_VCPU_NS))
-        set_parent_death_signal(0)
+        """Idempotent, in any state."""
+        if self._watched is not None:
+            self._watched.end_expecting()
 
     def close_door(self) -> int:
         """:returns: how many handshakes are under way."""
@@ -382,8 +338,9 @@ class ProcessGuest:
         """From here on this guest runs, whatever goes wrong on the way. :returns: when what happened."""
         assert self._sockets is not None
         assert self._announcer is not None
-        sockets, announcer = self._sockets, self._announcer
-        self._critical = True
+        assert self._journal is not None
+        sockets, announcer, journal = self._sockets, self._announcer, self._journal
+        journal.critical = True
         self.state = State.RUNNING
         self._attempt("vcpus", self._run_vcpus)
         resumed_ns = now_ns()
@@ -394,7 +351,7 @@ class ProcessGuest:
         repair_off_ns = now_ns()
         self._attempt("services", sockets.serve)
         self._loop.release_bulk()
-        self._critical = False
+        journal.critical = False
         self._record("resumed", resumed_ns)
         self._record("port_wired", wired_ns)
         self._record("repair_off", repair_off_ns, connections=len(sockets))
@@ -440,10 +397,8 @@ class ProcessGuest:
 
     def flush(self) -> None:
         """Write the events that were kept back while milliseconds counted."""
-        pending, self._pending = self._pending, []
-        if self._writer is not None:
-            for name, at_ns, data in pending:
-                self._writer(name, at_ns, **data)
+        if self._journal is not None:
+            self._journal.flush()
 
     # plumbing
 
@@ -451,6 +406,11 @@ class ProcessGuest:
         if self.state not in states:
             allowed = ", ".join(state.value for state in State if state in states)
             raise GuestError(f"the guest is {self.state.value}; it must be {allowed} for that")
+
+    def _watched_memory(self) -> WatchedMemory:
+        self._need(*_WITH_MEMORY)
+        assert self._watched is not None
+        return self._watched
 
     def _running_sockets(self) -> Sockets:
         self._need(State.RUNNING)
@@ -489,11 +449,12 @@ class ProcessGuest:
     def _announced(self, kind: str, number: int, due_ns: int, at_ns: int, error: str) -> None:
         detail: Mapping[str, Any] = {"error": error} if error else {}
         self._record("announce_sent", at_ns, kind=kind, n=number, due_ns=due_ns, **detail)
-        if not self._critical:
+        if self._journal is not None and not self._journal.critical:
             self.flush()
 
     def _record(self, name: str, at_ns: int, **data: Any) -> None:
-        self._pending.append((name, at_ns, data))
+        if self._journal is not None:
+            self._journal.note(name, at_ns, **data)
 
 
 def _own_network_namespace() -> int:
