@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,50 @@ def test_a_busy_machine_a_late_announcement_and_a_guest_that_errs_are_reasons_fo
     reasons = assemble(raw(move(), timeline=(*PAUSE, late), environment=environment)).trust.reasons
     for words in ("97% busy", "20% of its time", "1 of 1 frames", "4 wrong values"):
         assert any(words in reason for reason in reasons), words
+
+
+def test_several_guests_are_analysed_by_their_own_events_and_flows() -> None:
+    """The second guest is paused, and its client cut off, while the first moves undisturbed."""
+    guests = [
+        GuestFacts("g1", "52:54:00:00:00:01", "10.0.1.1", 1 << 24, "h1", "h2"),
+        GuestFacts("g2", "52:54:00:00:00:02", "10.0.1.2", 1 << 23, "h2", "h1"),
+    ]
+    first = (
+        Event(PAUSED + 1, "guest.h1", "pause_begin", {}, "g1"),
+        Event(PAUSED + 1, "engine.source", "paused", {}, "g1"),
+    )
+    resumed = Event(PAUSED + 2, "guest.h2", "resumed", {}, "g1")
+    second = [replace(event, guest="g2") for event in PAUSE]
+    moves = (move(), replace(move(start_ns=START + 1), guest="g2", source="h2", destination="h1"))
+    flows = (flow(echo()), replace(flow(echo(range(3000, 4005))), name="other", guest="g2"))
+    result = assemble(raw(*moves, flows=flows, timeline=(*first, resumed, *second), guests=guests))
+    assert [item.guest for item in result.migrations] == ["g1", "g2"]
+    assert [item.downtime_ns for item in result.migrations] == [1, RESUMED - PAUSED]
+    assert [item.memory.bytes for item in result.migrations] == [1 << 24, 1 << 23]
+    assert [[item.name for item in migration.flows] for migration in result.migrations] == [["probe"], ["other"]]
+    assert [(item.name, item.guest) for item in result.flows] == [("probe", "g1"), ("other", "g2")]
+    assert result.flows[0].outage_ns == 0
+    assert (result.flows[1].outage_ns or 0) >= RESUMED - PAUSED
+    assert (result.guest, result.source, result.downtime_ns) == ("g2", "h2", RESUMED - PAUSED)
+    assert result.overall is not None
+    assert (result.overall.at_once, result.overall.completed) == (2, 2)
+
+
+def test_one_that_never_started_ends_no_window_and_has_none() -> None:
+    """Taken back while the guest's first migration still went on."""
+    moves = (move(), move("cancelled", PAUSED - 1, PAUSED - 1, reason="never started: interrupted by SIGINT"))
+    result = assemble(raw(*moves, flows=(flow(echo(range(3000, 4005))),), timeline=PAUSE))
+    assert [item.downtime_ns for item in result.migrations] == [RESUMED - PAUSED, None]
+    assert [item.total_ns for item in result.migrations] == [None, None]
+    assert [item.flows[0].outage_ns for item in result.migrations][1] in (None, 0)
+    assert (result.outcome, result.reason) == ("cancelled", "never started: interrupted by SIGINT")
+
+
+def test_a_flow_of_a_guest_that_did_not_move_is_counted() -> None:
+    guests = [
+        GuestFacts("g1", "52:54:00:00:00:01", "10.0.1.1", 1 << 24, "h1", "h2"),
+        GuestFacts("g2", "52:54:00:00:00:02", "10.0.1.2", 1 << 24, "h2", "h2"),
+    ]
+    flows = (replace(flow(echo(range(5))), name="other", guest="g2"),)
+    result = assemble(raw(move(), flows=flows, guests=guests))
+    assert [(item.name, item.lost, item.outage_ns) for item in result.flows] == [("other", 5, None)]
