@@ -122,7 +122,7 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None, junit: Pat
 
     try:
         with notices_raise(), RunDirectory.create() as run_directory:
-            progress = Progress(console)
+            progress = Progress(console, several=len(scenario.guests) > 1)
             code = run_in_sandbox(inside)
         if code == 128 + signal.SIGKILL:
             print("bench: the run was killed", file=sys.stderr)  # noqa: T201

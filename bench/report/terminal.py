@@ -7,7 +7,6 @@ answer. The first is a property of the migration, the second of a flow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
 from rich.console import Console
 from rich.padding import Padding
@@ -17,6 +16,7 @@ from rich.text import Text
 from bench.analysis.expectations import describe
 from bench.report.budget import print_budget
 from bench.report.machine import print_environment, print_links
+from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
 from bench.report.prediction import print_prediction
 from bench.report.text import (
     NOT_SEEN,
@@ -33,7 +33,6 @@ from bench.report.text import (
 )
 from bench.result import (
     ExpectationResult,
-    FlowResult,
     MemoryResult,
     MigrationResult,
     RelearnResult,
@@ -43,26 +42,31 @@ from bench.result import (
 from bench.units import format_bytes
 
 MAX_ROUNDS_SHOWN = 20
-MAX_MIGRATIONS_SHOWN = 50
+MAX_DETAILED = 6  # of several guests' migrations
 _HEAD_ROUNDS = 8
-
-_OUTCOME_STYLES = {"completed": "bold green", "cancelled": "bold yellow", "failed": "bold red"}
 
 
 def render(result: RunResult, console: Console) -> None:
     """Print the summary of *result*."""
+    several = several_guests(result.migrations)
     _print_header(result, console)
-    _print_totals(result, console)
+    if several and result.overall is not None:
+        print_overall(result.overall, result.migrations, console)
+    else:
+        _print_totals(result, console)
     if len(result.migrations) > 1:
-        _print_migrations(result.migrations, console)
-    if result.phases:
-        _print_phases(result, console)
-    if result.rounds:
-        _print_rounds(result.rounds, console)
-    if result.prediction is not None:
-        print_prediction(result, result.prediction, console)
-    if result.relearn.switches or result.relearn.announce_ns is not None:
-        _print_relearning(result, console)
+        print_migrations(result.migrations, console)
+    if several:
+        for number, migration in enumerate(result.migrations[:MAX_DETAILED], 1):
+            console.print()
+            console.rule(Text(f"migration {number}: {clean(_journey(migration, migration.guest))}"), characters="-")
+            _print_details(migration, console)
+        if len(result.migrations) > MAX_DETAILED:
+            console.print(f"and {count(len(result.migrations) - MAX_DETAILED, 'migration')} more, in result.json")
+        console.print()
+        console.rule(characters="-")
+    else:
+        _print_details(result, console)
     if result.flows:
         _print_flows(result, console)
         print_budget(result.flows, console)
@@ -72,6 +76,17 @@ def render(result: RunResult, console: Console) -> None:
     if result.expectations:
         _print_expectations(result.expectations, console)
     _print_trust(result, console)
+
+
+def _print_details(migration: MigrationResult, console: Console) -> None:
+    if migration.phases:
+        _print_phases(migration, console)
+    if migration.rounds:
+        _print_rounds(migration.rounds, console)
+    if migration.prediction is not None:
+        print_prediction(migration, migration.prediction, console)
+    if migration.relearn.switches or migration.relearn.announce_ns is not None:
+        _print_relearning(migration, console)
 
 
 # what moved
@@ -85,16 +100,26 @@ def _journey(migration: MigrationResult, guest: str) -> str:
     return f"{guest} was to move from {migration.source} to {migration.destination}"
 
 
+def _journeys(result: RunResult) -> str:
+    """The only guest's last journey, or how many got away."""
+    if not several_guests(result.migrations):
+        return _journey(result, result.guest)
+    done = sum(migration.outcome == "completed" for migration in result.migrations)
+    guests = len({migration.guest for migration in result.migrations})
+    but = "" if done == len(result.migrations) else f", {done} completed"
+    return f"{len(result.migrations)} migrations of {guests} guests{but}"
+
+
 def _print_header(result: RunResult, console: Console) -> None:
     if result.title:
         console.print(Text(clean(result.title), style="bold"))
-    line = Text(clean(_journey(result, result.guest)), style="bold")
+    line = Text(clean(_journeys(result)), style="bold")
     line.append(": ")
-    line.append(result.outcome, style=_OUTCOME_STYLES[result.outcome])
+    line.append(result.outcome, style=OUTCOME_STYLES[result.outcome])
     if result.reason:
         line.append(f": {clean(result.reason)}")
     console.print(line)
-    if len(result.migrations) > 1:
+    if len(result.migrations) > 1 and not several_guests(result.migrations):
         done = sum(migration.outcome == "completed" for migration in result.migrations)
         console.print(
             Text(
@@ -131,49 +156,10 @@ def _print_totals(result: RunResult, console: Console) -> None:
     console.print(grid)
 
 
-def _print_migrations(migrations: Sequence[MigrationResult], console: Console) -> None:
-    heading(console, "Migrations", "outage: the longest of any flow")
-    rows = table(
-        console, "#", "from", "to", "outcome", "total", "downtime", "rounds", "sent", "memory", "outage", left=4
-    )
-    shown = migrations if len(migrations) <= MAX_MIGRATIONS_SHOWN else migrations[:MAX_MIGRATIONS_SHOWN]
-    for number, migration in enumerate(shown, 1):
-        identical = {True: "identical", False: "DIFFERENT", None: "not compared"}[migration.memory.identical]
-        rows.add_row(
-            str(number),
-            clean(migration.source),
-            clean(migration.destination),
-            Text(migration.outcome, style=_OUTCOME_STYLES[migration.outcome]),
-            duration(migration.total_ns),
-            duration(migration.downtime_ns),
-            str(len(migration.rounds)),
-            format_bytes(migration.bytes_sent),
-            identical,
-            duration(_longest_outage_ns(migration.flows)),
-        )
-    show(console, rows)
-    if len(shown) < len(migrations):
-        console.print(f"and {count(len(migrations) - len(shown), 'migration')} more, in result.json")
-    downtimes = [migration.downtime_ns for migration in migrations if migration.downtime_ns is not None]
-    if downtimes:
-        console.print(
-            f"downtime: median {duration(round(median(downtimes)))}, from {duration(min(downtimes))} to "
-            f"{duration(max(downtimes))}",
-            highlight=False,
-        )
-    for number, migration in enumerate(migrations, 1):
-        if migration.reason:
-            console.print(Text(f"migration {number}: {migration.outcome}: {clean(migration.reason)}"))
-
-
-def _longest_outage_ns(flows: Sequence[FlowResult]) -> int | None:
-    return max((flow.outage_ns for flow in flows if flow.outage_ns is not None), default=None)
-
-
 # how
 
 
-def _print_phases(result: RunResult, console: Console) -> None:
+def _print_phases(result: MigrationResult, console: Console) -> None:
     heading(console, "Phases")
     rows = table(console, "phase", "begins", "duration")
     origin_ns = min(phase.start_ns for phase in result.phases)
@@ -207,7 +193,7 @@ def _print_rounds(rounds: Sequence[RoundResult], console: Console) -> None:
     show(console, rows)
 
 
-def _print_relearning(result: RunResult, console: Console) -> None:
+def _print_relearning(result: MigrationResult, console: Console) -> None:
     relearn = result.relearn
     origin_ns = result.resume_ns
     heading(console, "Relearning", "moments relative to the guest's resume at its destination")
@@ -247,15 +233,17 @@ def _relearn_table(relearn: RelearnResult, origin_ns: int | None, console: Conso
 
 
 def _print_flows(result: RunResult, console: Console) -> None:
+    guests = len({flow.guest for flow in result.flows}) > 1
     heading(console, "Client flows", "counts of requests; outage: no answer for so long")
-    rows = table(
-        console, "flow", "host", "requests", "lost", "dupl.", "reord.", "corrupt", "retrans.", "state", "outage", left=2
-    )
+    names = ("flow", "host", *(["guest"] if guests else []))
+    counts = ("requests", "lost", "dupl.", "reord.", "corrupt", "retrans.", "state", "outage")
+    rows = table(console, *names, *counts, left=len(names))
     for flow in result.flows:
         bad = bool(flow.corrupted) or not flow.alive
         rows.add_row(
             clean(flow.name),
             clean(flow.host),
+            *([clean(flow.guest)] if guests else []),
             f"{flow.requests:,}",
             f"{flow.lost:,}",
             f"{flow.duplicated:,}",

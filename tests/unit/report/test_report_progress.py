@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 
@@ -9,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from bench.clock import NS_PER_MS, NS_PER_S
-from bench.report.progress import MAX_FLOWS_SHOWN, Progress, ProgressState
+from bench.report.progress import MAX_FLOWS_SHOWN, Progress
+from bench.report.progress_state import MigrationState
 from bench.timeline import Event
 
 SOURCE, DESTINATION = "engine.source", "engine.destination"
@@ -112,7 +114,7 @@ def test_what_means_nothing_is_ignored():
 
 
 def test_the_estimated_end_is_a_geometric_series():
-    state = ProgressState()
+    state = MigrationState()
     assert state.remaining_ns() is None
     state.apply(event(SOURCE, "round_begin", round=1))
     state.apply(event(SOURCE, "round_progress", round=1, pages_left=1000, rate_bps=4096 * 8 * 1000))
@@ -191,3 +193,35 @@ def test_it_ends_whatever_happens():
         raise RuntimeError
     with Progress(console) as progress:  # the console is free again
         progress.on_event(MIGRATION[0])
+
+
+def of(guest: str, item: Event) -> Event:
+    return dataclasses.replace(item, guest=guest)
+
+
+def test_with_several_guests_every_line_names_its_own() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(console, Clock(), several=True) as progress:
+        for item in MIGRATION:
+            for guest in ("g1", "g2"):
+                progress.on_event(of(guest, item) if item.source != "runner" else item)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[:3] == [
+        "    0.5 s  migration 1 of 1: h1 to h2",
+        "    1.0 s  g1: setting the migration up",
+        "    1.0 s  g2: setting the migration up",
+    ]
+    assert sum("g1: " in line for line in lines) == sum("g2: " in line for line in lines) == 9
+
+
+def test_several_guests_have_a_line_each_on_a_terminal() -> None:
+    clock = Clock()
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    with Progress(console, clock, several=True) as progress:
+        progress.on_event(of("g1", event(SOURCE, "round_begin", round=1)))
+        progress.on_event(of("g2", event(SOURCE, "setup_begin")))
+        clock.now += NS_PER_S
+        progress.on_event(of("g1", event(SOURCE, "round_progress", round=1, pages_left=3000, rate_bps=8_000_000)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"g1  round 1 .* 3,000 pages left", shown)
+    assert re.search(r"g2  setting the migration up", shown)
