@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bench_runs import BENCH, call, dead_runs, interfaces
+from bench_runs import BENCH, call, dead_runs, interfaces, settings
 
 pytestmark = pytest.mark.root
 
@@ -64,6 +64,31 @@ def refused(output: Path, *arguments: str, env: dict[str, str] | None = None) ->
 )
 def test_a_setting(tmp_path: Path, setting: str, named: list[str]) -> None:
     message = refused(tmp_path / "result", "smallest", "--set", setting)
+    for part in named:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("scenario", "changes", "named"),
+    [
+        (
+            "crossing",
+            ["guests.0.address=10.0.1.9", "guests.1.address=10.0.1.9"],
+            ["guests.1.address", "10.0.1.9", "guest g1 has this one"],
+        ),
+        ("evacuate", ["migration.evacuate=h9"], ["migration.evacuate", "h9", "h1, h2, h3"]),
+        (
+            "evacuate",
+            ['network.guest_memory={h2="16MiB",h3="16MiB"}'],
+            ["migration.evacuate", "guest g2 of 32 MiB fits nowhere", "h2 has 16 MiB free"],
+        ),
+        ("crossing", ["moves.1.guest=g7"], ["moves.1.guest", "g7", "g1, g2"]),
+    ],
+)
+def test_guests_that_cannot_be_or_cannot_move(
+    tmp_path: Path, scenario: str, changes: list[str], named: list[str]
+) -> None:
+    message = refused(tmp_path / "result", scenario, *settings(*changes))
     for part in named:
         assert part in message
 
