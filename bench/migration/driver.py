@@ -182,16 +182,26 @@ class Migration:
         self.prepare(deadline)
         self.begin(deadline)
 
+    def spawn(self) -> None:
+        """Start both engines, which load their modules meanwhile. Idempotent.
+
+        :raises MigrationError: when one cannot be started; both are stopped then.
+        """
+        with self._starting():
+            for name, pid in (("destination", self.plan.destination_pid), ("source", self.plan.source_pid)):
+                if name not in self._sides:
+                    self._sides[name] = _Side(name, self.plan, pid)
+
     def prepare(self, deadline: Deadline | None = None) -> None:
-        """Start both engines; the destination's listens. So that several migrations can begin at the same moment.
+        """Have the engines ready and the destination's listening, so that several migrations can begin at once.
 
         :raises MigrationError: when an engine does not start or refuses its orders; both are stopped then.
         """
         plan = self.plan
         deadline = deadline or Deadline(START_NS)
+        self.spawn()
         with self._starting():
-            destination = self._sides["destination"] = _Side("destination", plan, plan.destination_pid)
-            self._sides["source"] = _Side("source", plan, plan.source_pid)
+            destination = self._sides["destination"]
             both = {key: plan.migration[key] for key in ("link_timeout_ns", "security") if key in plan.migration}
             self._listening = destination.channel.call(
                 "listen",

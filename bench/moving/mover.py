@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -148,36 +148,32 @@ class Mover:
 
     def _start(self, schedule: Schedule, orders: tuple[Order, ...]) -> None:
         """Start the engines of all, then let all migrations begin at about the same moment."""
-        prepared: list[_Running] = []
-        for order in orders:
-            self._told += 1
-            source = schedule.places[order.guest]
-            whose = f"{order.guest} from " if len(self._testbed.scenario.guests) > 1 else ""
-            self._watch.step(f"migration {self._told} of {self._in_all}: {whose}{source} to {order.destination}")
-            running = self._prepare(schedule, order)
-            if running is not None:
-                prepared.append(running)
-        for running in prepared:
-            running.start_ns = now_ns()
-            try:
-                running.migration.begin()
-            except BenchError as error:
-                self._end(schedule, running, {"outcome": "failed", "reason": str(error), **_NOTHING})
+        batch = [self._make(schedule, order) for order in orders]
+        for step in (Migration.spawn, Migration.prepare, Migration.begin):
+            batch = [running for running in batch if self._attempt(schedule, running, step)]
 
-    def _prepare(self, schedule: Schedule, order: Order) -> _Running | None:
-        start_ns = now_ns()
+    def _make(self, schedule: Schedule, order: Order) -> _Running:
+        """Nothing of it is started yet."""
+        self._told += 1
         source = schedule.places[order.guest]
+        whose = f"{order.guest} from " if len(self._testbed.scenario.guests) > 1 else ""
+        self._watch.step(f"migration {self._told} of {self._in_all}: {whose}{source} to {order.destination}")
         plan = self._engine_plans.make(order.guest, order.destination)
         shared = [(start, running.destination) for running, start in schedule.running.values()]
         forecast = self._forecaster.forecast(self._testbed, order.guest, source, order.destination, shared)
-        running = _Running(order, plan, Migration(plan), forecast, start_ns)
+        running = _Running(order, plan, Migration(plan), forecast)
         self._running[order.guest] = running
+        return running
+
+    def _attempt(self, schedule: Schedule, running: _Running, step: Callable[[Migration], None]) -> bool:
+        """One step of a start; what fails is a migration that failed. Its time begins with its last step."""
+        running.start_ns = now_ns()
         try:
-            running.migration.prepare()
+            step(running.migration)
         except BenchError as error:
             self._end(schedule, running, {"outcome": "failed", "reason": str(error), **_NOTHING})
-            return None
-        return running
+            return False
+        return True
 
     # ending
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from bench.report.migrations import several_guests
 from bench.report.text import NOT_SEEN, clean, duration, heading, show, table
-from bench.result import RunResult
+from bench.result import OverallResult, RunResult
 from bench.units import format_bytes
 
 _OUTCOME_STYLES = {"completed": "green", "cancelled": "yellow", "failed": "bold red"}
@@ -38,10 +39,10 @@ def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console)
         rows.add_row(name, *("no result" if result is None else value(result) for _, result in runs))
 
     add("outcome", lambda result: Text(result.outcome, style=_OUTCOME_STYLES[result.outcome]))
-    add("total time", lambda result: duration(result.total_ns))
+    add("total time", lambda result: duration(whole.total_ns if (whole := _whole(result)) else result.total_ns))
     add("transfer", lambda result: duration(result.prediction.transfer_ns if result.prediction else None))
-    add("downtime", lambda result: duration(result.downtime_ns))
-    add("sent", lambda result: format_bytes(result.bytes_sent))
+    add("downtime", lambda result: duration(_downtime_ns(result)))
+    add("sent", lambda result: format_bytes(whole.bytes_sent if (whole := _whole(result)) else result.bytes_sent))
     add("rounds", lambda result: f"{len(result.rounds):,}")
     add("memory", _identity)
     flows = list(dict.fromkeys(flow.name for _, result in runs if result is not None for flow in result.flows))
@@ -52,10 +53,24 @@ def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console)
     show(console, rows)
 
 
+def _whole(result: RunResult) -> OverallResult | None:
+    """What is true of all migrations; None with one guest, whose last migration stands for the run."""
+    return result.overall if several_guests(result.migrations) else None
+
+
+def _downtime_ns(result: RunResult) -> int | None:
+    """With several guests the longest of any, all its migrations together."""
+    whole = _whole(result)
+    return result.downtime_ns if whole is None else max((guest.downtime_ns for guest in whole.guests), default=None)
+
+
 def _identity(result: RunResult) -> str | Text:
-    if result.memory.identical is None:
+    every = [migration.memory.identical for migration in result.migrations] or [result.memory.identical]
+    if False in every:
+        return Text("DIFFERENT", style="bold red")
+    if None in every:
         return "off" if result.memory.verify == "off" else NOT_SEEN
-    return "identical" if result.memory.identical else Text("DIFFERENT", style="bold red")
+    return "identical"
 
 
 def _outage(result: RunResult, name: str) -> str | Text:
