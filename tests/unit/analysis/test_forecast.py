@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.forecast import Path, compare, forecast, path_of
+from bench.analysis.forecast import Path, compare, forecast, path_of, sharers
 from bench.analysis.model import PAGE_BYTES, DirtyCurve, goodput_bps
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.result import LinkResult, RoundResult
@@ -97,3 +97,23 @@ def test_a_migration_that_did_not_complete_has_a_prediction_and_no_efficiency():
 def test_what_clients_take_of_the_link_is_not_the_migrations():
     assert made(background_bps=100_000_000).prediction.total_ns > made().prediction.total_ns
     assert made(background_bps=10**12).inputs.goodput_bps > 0
+
+
+def test_migrations_share_a_link_only_in_the_same_direction():
+    way = ["h1", "s1", "s2", "h2"]
+    assert sharers(way, [way]) == 1
+    assert sharers(way, [way, way[::-1]]) == 1
+    assert sharers(way, [way, ["h1", "s1", "h3"]]) == 2
+    assert sharers(way, [way, ["h1", "s1", "h3"], ["h4", "s1", "s2", "h2"], ["h4", "s2", "h2"]]) == 3
+    assert sharers(way, []) == 1
+
+
+def test_a_shared_link_makes_a_prediction_longer_and_the_prediction_says_so():
+    alone, shared = made(), made(sharers=2)
+    assert alone.prediction is not None
+    assert shared.prediction is not None
+    assert shared.prediction.total_ns > 1.9 * alone.prediction.total_ns
+    assert (alone.note, alone.shown["sharers"]) == ("", 1)
+    assert "1/2 of it" in shared.note
+    bounds = [compare(one, rounds(), bytes_sent=1, transfer_ns=1, downtime_ns=1).bound for one in (alone, shared)]
+    assert bounds[0] == bounds[1]

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from bench.analysis.overall import GuestFacts, overall
 from bench.report.migrations import axis
+from bench.report.side_by_side import print_side_by_side
 from bench.report.terminal import render
 from bench.result import MigrationResult, RunResult
+from bench.units import format_bytes
 
 GUESTS = [
     GuestFacts("g1", "52:54:00:00:00:01", "10.0.1.1", 1 << 30, "h1", "h2"),
@@ -73,3 +75,16 @@ def drawn(phases: list[dict[str, Any]]) -> str:
     """A migration from 0 to 900 ns on an axis of 1000 ns in 10 cells."""
     made = made_up.migration(start_ns=0, end_ns=900, phases=phases)
     return axis(MigrationResult.model_validate(made), 0, 1000, 10)
+
+
+def test_side_by_side_a_run_of_several_guests_stands_with_its_sums() -> None:
+    run = two(memory={"bytes": 1, "identical": None, "digest": None})
+    assert run.overall is not None
+    console = Console(file=io.StringIO(), width=80)
+    print_side_by_side([("1-precopy", run), ("2-postcopy", two())], console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = {line.split("  ")[0].strip(): line for line in shown.splitlines()}
+    assert rows["sent"].count(format_bytes(run.overall.bytes_sent)) == 2
+    assert rows["downtime"].count("23 ms") == 2
+    assert "not seen" in rows["memory"]
+    assert "identical" in rows["memory"]
