@@ -18,6 +18,7 @@ from bench.migration.transport import Pacer, chunk_pages
 
 CHUNK_NS: Final = 10 * NS_PER_MS  # how long sending one piece may take: a cancel waits for no more
 PROGRESS_NS: Final = 200 * NS_PER_MS
+DRAIN_NS: Final = 50 * NS_PER_MS
 
 
 class Rounds:
@@ -75,6 +76,10 @@ class Rounds:
         sent.sent_bytes += connection.send(wire.encode_round_end(self.count, sent.pages))
         if paused:
             self._report("final_pages_sent", pages=sent.pages)
+        if not paused and (until or self._order.limits.downtime_limit_ns is None):
+            # What still waits in the socket at the pause is downtime as well, and a round of few pages ends long before
+            # they have crossed: collect when they have.
+            connection.drain(Deadline(DRAIN_NS))
         self._account(acked_bytes, begin_ns)
         queued_bytes = connection.info().queued_bytes
         if not paused:

@@ -200,6 +200,12 @@ class Connection:
         self.sent_bytes += total
         return total
 
+    def drain(self, deadline: Deadline) -> None:
+        """Wait until all that was sent is acknowledged, or until the *deadline*; serve what is watched meanwhile."""
+        while self.info().queued_bytes and not deadline.expired:
+            # the kernel tells nobody when the last acknowledgement came
+            self.wait(0, Deadline(min(NS_PER_MS // 4, deadline.remaining_ns)), "acknowledgements")
+
     # receiving
 
     def readable(self) -> bool:
