@@ -16,7 +16,7 @@ ARGS ?=
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
-	tcpdump iperf3 redis-tools curl procps kmod
+	tcpdump iperf3 redis-tools curl procps kmod openssh-server
 
 .PHONY: help setup run test check benchmark clean apt
 
@@ -46,6 +46,8 @@ clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Of openssh-server only the program is wanted: while packages are installed here no service may start (policy-rc.d is
+# how Debian's packages ask), and when the package is new its service is not left to start at the next boot either.
 # apt is asked only when dpkg says that something is missing, so a second call needs neither root nor a network.
 apt:
 	@missing=""; \
@@ -58,7 +60,12 @@ apt:
 	  echo "installing:$$missing"; \
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -q; \
+	  policy=/usr/sbin/policy-rc.d; made=""; \
+	  [ -e $$policy ] || { printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; made=yes; }; \
+	  trap '[ -z "$$made" ] || rm -f $$policy' EXIT; \
 	  apt-get install -q -y --no-install-recommends $$missing; \
+	  case "$$missing" in *openssh-server*) \
+	    [ ! -d /run/systemd/system ] || systemctl --quiet disable ssh.service ssh.socket || true;; esac; \
 	fi
 
 $(STAMP): requirements.txt setup.cfg pyproject.toml .ci/build-constraints.txt

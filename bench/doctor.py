@@ -120,6 +120,12 @@ _TRIALS = (
         "clients of other kinds",
         f"install the package redis-tools; {_SETUP}",
     ),
+    _Trial(
+        "sshd",
+        probes.sshd,
+        'migration.security = "none" or "tls"',
+        f"install the package openssh-server; {_SETUP}",
+    ),
 )
 
 # Of each pair one has to work, or neither can stand in for the other.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MachineError, ScenarioError
+from bench.host.openssh import find_sshd
 from bench.moving.schedule import Limits, Order
 from bench.plan_guests import (
     check_addresses,
@@ -185,7 +186,7 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
 
     :param where: the scenario's file name, for messages.
     :raises ScenarioError: roles, paths, link names, addresses or the image do not fit.
-    :raises MachineError: Mininet is missing, or there is too little memory.
+    :raises MachineError: Mininet or an sshd is missing, or there is too little memory.
     """
     try:
         import topologies.paths  # noqa: PLC0415 - Mininet is imported only when a network is needed
@@ -210,6 +211,8 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     ends = dict.fromkeys([*homes.values(), *(order.destination for order in orders)])
     _check_paths(topo, [*ends, *flows, *([storage] if storage else [])], where, scenario.network.topology)
     addresses, prefix_length = _addresses(scenario, topo, where)
+    if scenario.migration.security == "ssh":
+        find_sshd()
     check_port(scenario, where)
     check_images(scenario, where)
     check_memory(scenario, orders, limits, homes, available_memory_bytes(Path("/proc/meminfo").read_text()))

@@ -24,6 +24,7 @@ from bench.errors import HostError, MachineError
 from bench.host.commands import Process, run, spawn
 from bench.host.controller import ControllerProcess
 from bench.host.kernel import entered_netns
+from bench.host.openssh import find_sshd
 from bench.host.ovs import OpenVSwitch, kernel_datapath_problem
 
 Probe = Callable[[Path], str]
@@ -230,3 +231,8 @@ def controller(framework: str) -> Probe:
             return process.version or "listens"
 
     return probe
+
+
+def sshd(_directory: Path) -> str:
+    """Where it is: it needs keys and a configuration to run, which each migration makes."""
+    return find_sshd()

@@ -24,13 +24,14 @@ from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
 from bench.memory.populate import Populating
 from bench.migration import storage, wire
-from bench.migration.carriers import Door
+from bench.migration.carriers import Reception
 from bench.migration.compression import NONE, load_codec
+from bench.migration.door import Door, Entrant
 from bench.migration.engine import Reporter, RunnerGone, log, reason_of, want
 from bench.migration.modes import MODES
 from bench.migration.pages import PageReceiver
 from bench.migration.place import Place
-from bench.migration.postcopy_arrival import PostCopyArrival, new_token
+from bench.migration.postcopy_arrival import PostCopyArrival
 from bench.migration.transport import Connection
 from bench.migration.wire import Frame, Kind
 
@@ -52,15 +53,17 @@ class PeerCancelled(Exception):
 class Arrival:
     """See this module."""
 
-    def __init__(self, place: Place, door: Door, channel: Channel, report: Reporter) -> None:
+    def __init__(self, place: Place, reception: Reception, channel: Channel, report: Reporter) -> None:
         self.place = place
         self.report = report
         self.outcome = "failed"
         self.reason = ""
         self._channel = channel
-        self._door = door
+        self._door = reception.door
+        self._reception = reception
+        self._carried: list[Connection] = []
         self._stack = contextlib.ExitStack()
-        self._stack.callback(door.close)
+        self._stack.callback(self._door.close)
         self._taken = False
         self._connections = 0
         self._verify = "off"
@@ -74,7 +77,6 @@ class Arrival:
         self._decoder: wire.Decoder
         self._receiver: PageReceiver
         self._postcopy: PostCopyArrival | None = None
-        self.token = new_token()
 
     def run(self) -> None:
         """Serve the migration; its outcome is in :attr:`outcome` and :attr:`reason`. Only the end of the runner
@@ -82,8 +84,7 @@ class Arrival:
         """
         with self._stack:
             try:
-                self._accept()
-                self._make_skeleton(self._expect(Kind.HELLO))
+                self._make_skeleton(self._accept())
                 self._receive()
                 self._take_over()
                 self.outcome = "completed"
@@ -97,23 +98,17 @@ class Arrival:
 
     # setup
 
-    def _accept(self) -> None:
-        """Wait for the source, or for the end of the runner."""
-        poll = select.poll()
-        poll.register(self._door.fileno(), select.POLLIN)
-        poll.register(self._channel.fileno(), select.POLLIN)
-        accepted = False
-        while not accepted:
-            for fd, _events in poll.poll():
-                if fd == self._channel.fileno():
-                    self._serve_channel()
-                else:
-                    accepted = True
-        self._connection, peer = self._door.accept(self.place.link_timeout_ns)
-        self._stack.callback(self._connection.close)
+    def _accept(self) -> Frame:
+        """Wait for the source, or for the end of the runner. :returns: its HELLO."""
+        while (entrant := self._door.wait(Deadline(SILENCE_NS), self._channel.fileno(), self._serve_channel)) is None:
+            pass
+        self._door.kinds = (Kind.JOIN,)
+        self._connection = self.admit(entrant)
         self._connection.watch(self._channel.fileno(), self._serve_channel)
+        self._connection.watch(self._door.fileno(), self._door.serve)
         self._decoder = wire.Decoder(self._connection, wire.TO_DESTINATION)
-        self.report("accepted", peer=peer)
+        self.report("accepted", peer=entrant.peer)
+        return entrant.frame
 
     def _make_skeleton(self, hello: Frame) -> None:
         guest = want(hello.fields, "guest", dict, "HELLO")
@@ -127,6 +122,7 @@ class Arrival:
         self._announce = want(hello.fields, "announce", dict, "HELLO")
         postcopy = hello.fields.get("postcopy", "never")
         if postcopy == "never":
+            self._connection.unwatch(self._door.fileno())
             self._door.close()  # one migration, one connection: nobody else gets in
         self._make_memory(memory_bytes, populate=postcopy != "at-once")
         place = self.place
@@ -158,7 +154,7 @@ class Arrival:
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
-        self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes, "token": self.token}))
+        self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
 
     def _make_memory(self, memory_bytes: int, *, populate: bool) -> None:
         """It is populated while the guest's processes start, and what is left then while pages arrive."""
@@ -269,6 +265,17 @@ class Arrival:
     @property
     def door(self) -> Door:
         return self._door
+
+    def admit(self, entrant: Entrant) -> Connection:
+        """Its connection, closed with this."""
+        self._stack.callback(entrant.connection.close)
+        self._carried.append(entrant.connection)
+        return entrant.connection
+
+    def cost(self) -> dict[str, int]:
+        """What the carrier took at this side: cpu_ns, and refused, the number of strangers."""
+        cpu_ns = sum(connection.cost().get("cpu_ns", 0) for connection in self._carried)
+        return {"cpu_ns": cpu_ns + self._reception.cost().get("cpu_ns", 0), "refused": self._door.refused}
 
     @property
     def stack(self) -> contextlib.ExitStack:

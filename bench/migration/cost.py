@@ -8,6 +8,11 @@ One object per lever that was on, each with what it saved on the wire and what i
                  saved_bytes, cpu_ns, time_ns}
     throttle, dirty_limit                                                          see bench.migration.throttle
     unpacking    {cpu_ns, time_ns}                                                 at the destination
+    security     {carrier, connections, handshake_ns, wire_bytes, overhead_bytes, cpu_ns, time_ns,
+                 destination: {cpu_ns, refused}}                                   of TLS and SSH
+
+``handshake_ns`` is that of the first connection, from TCP on; ``overhead_bytes`` are those of ``wire_bytes`` that are
+no frames; ``cpu_ns`` counts encrypting alone for TLS, the whole tunnel (the pump here, the sshd there) for SSH.
 
 ``postcopy``, of pages that crossed after the switchover, see :mod:`bench.migration.driver`; the levers count those
 before it. ``cpu_ns`` is the time of all processors, threads of a library included; ``time_ns`` is how long the engine

@@ -12,7 +12,8 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
   dirty_limit {writes_per_s, dirty_bytes_per_s}.
 - ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
   device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, postcopy_begin {pages},
-  postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left}, postcopy_complete, finished {outcome, reason}.
+  postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left}, postcopy_complete,
+  finished {outcome, reason, cost}.
 
 The ``cost`` of ``finished`` holds ``postcopy`` for a migration that came to it: pages (zero_pages among them),
 pages_pushed, pages_on_demand, pages_requested, duplicates (pages that crossed twice: 0), faults, zero_faults (of pages
@@ -22,6 +23,7 @@ that never held anything), pauses and fault_latency as of :meth:`bench.memory.pa
 from __future__ import annotations
 
 import contextlib
+import secrets
 import select
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from bench.errors import BenchError, DeadlineError, GuestError, HostError, Migra
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.commands import Process, describe_status, spawn_child
 from bench.host.lease import Lease
+from bench.migration.carriers import NONE, load_carrier
 from bench.timeline import Event
 
 START_NS: Final = 20 * NS_PER_S
@@ -166,6 +169,8 @@ class Migration:
         self.plan = plan
         self._sides: dict[str, _Side] = {}
         self._listening: Mapping[str, Any] = {}
+        self._ticket = ""
+        self._credentials: Mapping[str, Any] = {}
         self._settle: Deadline | None = None
         self._post_copy = PostCopyWatch(plan.recover_every_ns, plan.recover_for_ns)
         self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
@@ -203,6 +208,8 @@ class Migration:
         with self._starting():
             destination = self._sides["destination"]
             both = {key: plan.migration[key] for key in ("link_timeout_ns", "security") if key in plan.migration}
+            here, there = load_carrier(plan.migration.get("security", NONE)).credentials()
+            self._ticket = secrets.token_hex(16)
             self._listening = destination.channel.call(
                 "listen",
                 {
@@ -214,11 +221,14 @@ class Migration:
                     "guest_log": str(plan.new_guest_log),
                     "bridge": plan.bridge,
                     "lease_path": str(plan.lease_path),
+                    "ticket": self._ticket,
+                    "credentials": there,
                     **both,
                 },
                 deadline=deadline,
                 on_event=self._events.append,
             )
+            self._credentials = {**here, **self._listening["hints"]}
 
     def begin(self, deadline: Deadline | None = None) -> None:
         """Begin the migration that was prepared; returns at once, before the first page.
@@ -237,6 +247,8 @@ class Migration:
                     "port": self._listening["port"],
                     "migration": dict(plan.migration),
                     "announce": dict(plan.announce),
+                    "ticket": self._ticket,
+                    "credentials": self._credentials,
                 },
                 deadline=deadline,
                 on_event=self._events.append,
@@ -366,6 +378,9 @@ class Migration:
     def _outcome(self, source: _Side, destination: _Side) -> dict[str, Any]:
         if source.finished is not None:
             outcome = dict(source.finished)
+            security = dict(outcome.get("cost", {})).get("security")
+            if security and destination.finished is not None:
+                security["destination"] = destination.finished.get("cost", {})
             if outcome.get("outcome") == "failed" and destination.finished is None and not destination.open:
                 with contextlib.suppress(DeadlineError):  # it closed its channel and hangs: stop() will kill it
                     how = describe_status(destination.process.wait(Deadline(STOP_NS)))

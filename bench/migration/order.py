@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_S
 from bench.errors import MigrationError
-from bench.migration.carriers import NONE
+from bench.migration.carriers import NONE, Credentials
 from bench.migration.engine import want
 from bench.migration.levers import Levers
 from bench.migration.policy import Limits
@@ -21,7 +21,11 @@ ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The arguments of ``migrate``, checked."""
+    """The arguments of ``migrate``, checked.
+
+    :param ticket: what a first frame must show to be let in at the destination.
+    :param credentials: the source's half of what the carrier made.
+    """
 
     guest_socket: str
     guest: Mapping[str, Any]
@@ -36,6 +40,8 @@ class Order:
     answer_timeout_ns: int
     levers: Levers
     security: str = NONE
+    ticket: str = ""
+    credentials: Credentials = field(default_factory=dict)
 
     @property
     def post_copy(self) -> str:
@@ -81,7 +87,9 @@ class Order:
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
             levers=Levers.from_json(migration),
-            security=migration.get("security", NONE),
+            security=str(migration.get("security", NONE)),
+            ticket=want(args, "ticket", str, "migrate"),
+            credentials=want(args, "credentials", dict, "migrate"),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from typing import Final
+from typing import Any, Final
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, MigrationError
@@ -20,17 +20,14 @@ CANCEL_GRACE_NS: Final = NS_PER_S  # for the frame under way, then the connectio
 
 
 class Peer:
-    """One migration's connections to its destination. Use as a context: it closes all of them.
-
-    :ivar token: what further connections of this migration show.
-    """
+    """One migration's connections to its destination. Use as a context: it closes all of them."""
 
     def __init__(self, order: Order, commands: Commands) -> None:
-        self.token = ""
         self._order = order
         self._commands = commands
         self._stack = contextlib.ExitStack()
         self._bytes_elsewhere = 0
+        self._connections: list[Connection] = []
         self._dialer: Dialer
         self._connection: Connection | None = None
         self._decoder: wire.Decoder
@@ -44,15 +41,15 @@ class Peer:
     def open(self) -> Connection:
         """The first connection. :raises PeerLost: when nobody answers there."""
         order = self._order
-        self._dialer = load_carrier(order.security).dialer(order.address, order.port, order.link_timeout_ns)
-        self._stack.callback(self._dialer.close)
+        carrier = load_carrier(order.security)
+        self._dialer = carrier.dialer(order.address, order.port, order.link_timeout_ns, order.credentials)
         self._use(self._dial())
         return self.connection
 
     def connect(self, role: str) -> Connection:
         """A further connection. :raises PeerLost: when nobody answers there."""
         connection = self._dial()
-        connection.send(wire.encode_json(Kind.JOIN, {"token": self.token, "role": role}))
+        connection.send(wire.encode_json(Kind.JOIN, {"ticket": self._order.ticket, "role": role}))
         return connection
 
     def replace(self, connection: Connection, memory_pages: int) -> None:
@@ -105,7 +102,23 @@ class Peer:
     def _dial(self) -> Connection:
         connection = self._dialer.dial(Deadline(CONNECT_NS))
         self._stack.callback(connection.close)
+        self._connections.append(connection)
         return connection
+
+    def cost(self) -> dict[str, Any]:
+        """What the carrier took at this side: see :mod:`bench.migration.cost`."""
+        costs = [cost for connection in self._connections if (cost := connection.cost())]
+        if not costs:
+            return {}
+        total = {key: sum(cost[key] for cost in costs) for key in costs[0] if key != "handshake_ns"}
+        return {
+            "security": {
+                "carrier": self._order.security,
+                "connections": len(costs),
+                "handshake_ns": costs[0]["handshake_ns"],
+                **total,
+            }
+        }
 
     def _use(self, connection: Connection, memory_pages: int = 0) -> None:
         self._connection = connection

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.migration.carriers import NONE
+from bench.migration.carriers import NONE, Credentials
 from bench.migration.engine import want
 from bench.migration.transport import LINK_TIMEOUT_NS
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The arguments of ``listen``, checked."""
+    """The arguments of ``listen``, checked.
+
+    :param ticket: what a first frame must show.
+    :param credentials: the destination's half of what the carrier made.
+    """
 
     address: str
     port: int
@@ -25,6 +29,8 @@ class Place:
     lease_path: str
     link_timeout_ns: int
     security: str
+    ticket: str
+    credentials: Credentials
 
     @classmethod
     def from_json(cls, args: Mapping[str, Any]) -> Place:
@@ -34,5 +40,7 @@ class Place:
             for key in ("address", "host", "guest_socket", "guest_events", "guest_log", "bridge", "lease_path")
         }
         timeout_ns = args.get("link_timeout_ns", LINK_TIMEOUT_NS)
-        texts["security"] = args.get("security", NONE)
-        return cls(port=want(args, "port", int, "listen"), link_timeout_ns=timeout_ns, **texts)
+        texts["security"] = str(args.get("security", NONE))
+        texts["ticket"] = want(args, "ticket", str, "listen")
+        credentials = args.get("credentials", {})
+        return cls(port=want(args, "port", int, "listen"), link_timeout_ns=timeout_ns, credentials=credentials, **texts)

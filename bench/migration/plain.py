@@ -1,11 +1,16 @@
-"""The carrier without security: plain TCP, as QEMU's ``tcp:`` without TLS."""
+"""The carrier without security: plain TCP, as QEMU's ``tcp:`` without TLS.
+
+A stranger is known by its lack of the ticket, which crosses in the clear: whoever can read the network can read it,
+and the guest's memory.
+"""
 
 from __future__ import annotations
 
-import socket
+import contextlib
 
 from bench.clock import Deadline
-from bench.migration.carriers import NONE
+from bench.migration.carriers import NONE, Credentials, Listening, Reception
+from bench.migration.door import Door
 from bench.migration.transport import Connection, listen
 
 
@@ -14,11 +19,17 @@ class Plain:
 
     name = NONE
 
-    def dialer(self, address: str, port: int, link_timeout_ns: int) -> PlainDialer:
+    def credentials(self) -> tuple[Credentials, Credentials]:
+        return {}, {}
+
+    def dialer(self, address: str, port: int, link_timeout_ns: int, credentials: Credentials) -> PlainDialer:
+        del credentials
         return PlainDialer(address, port, link_timeout_ns)
 
-    def door(self, address: str, port: int) -> PlainDoor:
-        return PlainDoor(listen(address, port))
+    def receive(self, place: Listening, stack: contextlib.ExitStack) -> Reception:
+        door = Door(listen(place.address, place.port), place.ticket, place.link_timeout_ns, Connection)
+        stack.callback(door.close)
+        return Reception(door, door.port)
 
 
 class PlainDialer:
@@ -31,25 +42,3 @@ class PlainDialer:
 
     def dial(self, deadline: Deadline) -> Connection:
         return Connection.connect(self._address, self._port, deadline, self._link_timeout_ns)
-
-    def close(self) -> None:
-        """Nothing to give up."""
-
-
-class PlainDoor:
-    """The destination's side."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
-        self.port: int = listener.getsockname()[1]
-
-    def fileno(self) -> int:
-        return self._listener.fileno()
-
-    def accept(self, link_timeout_ns: int, deadline: Deadline | None = None) -> tuple[Connection, str]:
-        self._listener.settimeout(None if deadline is None else max(0.001, deadline.remaining_s))
-        sock, peer = self._listener.accept()
-        return Connection(sock, link_timeout_ns), f"{peer[0]}:{peer[1]}"
-
-    def close(self) -> None:
-        self._listener.close()

@@ -7,10 +7,7 @@ can itself need a page, the command waits in a thread of its own (:meth:`PostCop
 
 from __future__ import annotations
 
-import contextlib
-import hmac
 import os
-import secrets
 import select
 import threading
 from collections.abc import Callable
@@ -19,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import BenchError, GuestError, MigrationError, WireError
+from bench.errors import GuestError, MigrationError, WireError
 from bench.memory.bitmap import Pages
 from bench.memory.image import WORDS_PER_PAGE
 from bench.memory.pager import Pager
 from bench.migration import wire
-from bench.migration.engine import log, reason_of
+from bench.migration.engine import reason_of
 from bench.migration.reader import FrameReader
 from bench.migration.transport import Connection, PeerClosed, PeerLost
 from bench.migration.wire import Frame, Kind
@@ -32,16 +29,10 @@ from bench.migration.wire import Frame, Kind
 if TYPE_CHECKING:
     from bench.migration.arrival import Arrival
 
-JOIN_NS: Final = 5 * NS_PER_S  # for the source's second connection
-STRANGER_NS: Final = NS_PER_S  # for whoever connects to say who it is
+JOIN_NS: Final = 30 * NS_PER_S  # for the source's second connection
 PAGE_FRAMES: Final = (Kind.RUN, Kind.PAGES, Kind.ZERO)
 
 T = TypeVar("T")
-
-
-def new_token() -> str:
-    """What a further connection has to show to belong to this migration."""
-    return secrets.token_hex(16)
 
 
 class PostCopyArrival:
@@ -64,14 +55,13 @@ class PostCopyArrival:
         arrival = self._arrival
         deadline = Deadline(JOIN_NS)
         while self._faults is None:
-            try:
-                role, connection = self._accept(deadline)
-            except TimeoutError:
-                raise MigrationError("the source's connection for faults did not come") from None
-            if role == "faults" and connection is not None:
-                self._use_for_faults(connection)
-            elif connection is not None:
-                connection.close()
+            entrant = arrival.door.wait(deadline, arrival.channel_fd, arrival.serve_channel)
+            if entrant is None:
+                raise MigrationError("the source's connection for faults did not come")
+            if entrant.frame.fields.get("role") == "faults":
+                self._use_for_faults(arrival.admit(entrant))
+            else:
+                entrant.connection.close()
         self._pager = Pager(arrival.guest.expect_pages(), arrival.memory, arrival.hashes)
         arrival.stack.callback(self._pager.close)
         arrival.connection.send(wire.encode_json(Kind.ARMED, {}))
@@ -188,7 +178,8 @@ class PostCopyArrival:
         for fd in (*uffds, pushed, faults, guest_fd, door, channel, extra):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        ready = {fd for fd, _events in poll.poll()}
+        buffered = {connection.fileno() for connection in self._connections() if connection.buffered}
+        ready = buffered | {fd for fd, _events in poll.poll(0 if buffered else None)}
         try:
             if not ready.isdisjoint(uffds):
                 self._on_fault()
@@ -248,6 +239,10 @@ class PostCopyArrival:
 
     # connections
 
+    def _connections(self) -> list[Connection]:
+        pushed = [] if self._pushed is None else [self._pushed.connection]
+        return pushed if self._faults is None else [*pushed, self._faults]
+
     def _use_for_faults(self, connection: Connection) -> None:
         self._faults = connection
         self._fault_pages = FrameReader(connection, PAGE_FRAMES, self._arrival.memory.page_count)
@@ -274,25 +269,25 @@ class PostCopyArrival:
             self._faults = None
 
     def _on_door(self) -> None:
-        """Somebody connects: the source, or a stranger, who is sent away."""
-        try:
-            role, connection = self._accept(Deadline(0))
-        except OSError:
-            return
-        if connection is None:
-            return
-        try:
-            if role == "main":
-                self._drop()  # whatever there is, the source has given it up
-                self._arrival.use_connection(connection)
-                self._use_for_pages(connection)
-                self._say_missing(connection)
-            else:
-                self._use_for_faults(connection)
-                self._request(list(self._pager.waiting))
-                self._arrival.report("postcopy_recovered", pages_left=self._pager.left)
-        except PeerLost as error:
-            self._lose(error)
+        """Somebody is at the door; the source comes in."""
+        door = self._arrival.door
+        door.serve()
+        while (entrant := door.take()) is not None:
+            connection, role = self._arrival.admit(entrant), entrant.frame.fields.get("role")
+            try:
+                if role == "main":
+                    self._drop()  # whatever there is, the source has given it up
+                    self._arrival.use_connection(connection)
+                    self._use_for_pages(connection)
+                    self._say_missing(connection)
+                elif role == "faults":
+                    self._use_for_faults(connection)
+                    self._request(list(self._pager.waiting))
+                    self._arrival.report("postcopy_recovered", pages_left=self._pager.left)
+                else:
+                    connection.close()
+            except PeerLost as error:
+                self._lose(error)
 
     def _say_missing(self, connection: Connection) -> None:
         pages = self._pager.missing.pages()
@@ -301,20 +296,3 @@ class PostCopyArrival:
             for begin in range(0, len(runs), wire.MAX_ZERO_RUNS):
                 connection.send(wire.encode_missing(runs[begin : begin + wire.MAX_ZERO_RUNS]))
         connection.send(wire.encode_listen(len(pages)))
-
-    def _accept(self, deadline: Deadline) -> tuple[str, Connection | None]:
-        """One connection from the door. :returns: its role, and None when it does not belong to this migration."""
-        connection, peer = self._arrival.door.accept(STRANGER_NS, deadline)
-        try:
-            frame = wire.Decoder(connection, (Kind.JOIN,)).next()
-            token, role = str(frame.fields.get("token", "")), frame.fields.get("role")
-            if not hmac.compare_digest(token.encode(), self._arrival.token.encode()) or role not in ("main", "faults"):
-                raise MigrationError("it does not belong to this migration")
-        except (BenchError, OSError) as error:
-            log(f"a connection from {peer} is refused: {reason_of(error)}")
-            with contextlib.suppress(OSError):
-                connection.close()
-            return "", None
-        connection.set_link_timeout(self._arrival.place.link_timeout_ns)
-        self._arrival.stack.callback(connection.close)
-        return str(role), connection

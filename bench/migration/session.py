@@ -75,6 +75,7 @@ class Session:
             except (BenchError, OSError) as error:
                 self._ending.failed(error)
             self.outcome.bytes_sent = self.bytes_sent
+            self.outcome.cost |= self._peer.cost()
             if self._rounds is not None and self._guest.throttler is not None:
                 cost = {**self._rounds.sender.cost(), **self._guest.throttler.cost(), **unpacking(self._unpacking)}
                 self.outcome.cost |= cost
@@ -95,10 +96,11 @@ class Session:
             "mode": order.mode,
             "postcopy": order.post_copy,
             "compression": order.levers.compression,
+            "ticket": order.ticket,
         }
         connection.send(wire.encode_json(Kind.HELLO, hello))
         method = probe()  # while the destination makes its skeleton
-        self._peer.token = text(self._peer.receive(Kind.SKELETON, SKELETON_NS), "token")
+        self._peer.receive(Kind.SKELETON, SKELETON_NS)
         self._guest.track(method)
         self._peer.check()
         self._rounds.begin()

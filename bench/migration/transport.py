@@ -28,6 +28,7 @@ from bench.errors import MigrationError, WireError
 CONGESTION_CONTROL: Final = "cubic"
 LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
 NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy
+BACKLOG: Final = 128
 _KEEPALIVES: Final = 3
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 
@@ -79,29 +80,21 @@ class Connection:
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
         sock.setblocking(True)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        _set_timeouts(sock, link_timeout_ns)
+        self.tune()
 
     @classmethod
     def connect(cls, address: str, port: int, deadline: Deadline, link_timeout_ns: int = LINK_TIMEOUT_NS) -> Connection:
         """:raises PeerLost: when nobody answers there in time."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            _set_congestion_control(sock)
-            sock.settimeout(deadline.remaining_s)
-            sock.connect((address, port))
-            sock.settimeout(None)
-            return cls(sock, link_timeout_ns)
-        except OSError as error:
-            sock.close()
-            raise PeerLost(f"no connection to the destination at {address}:{port}: {_why(error)}") from error
+        return cls(connected(address, port, deadline), link_timeout_ns)
+
+    def tune(self) -> None:
+        """Once, at the beginning: what the socket needs."""
+        tune(self.sock, self.link_timeout_ns)
 
     def set_link_timeout(self, link_timeout_ns: int) -> None:
         """From now on a link that delivers nothing for so long counts as dead."""
         self.link_timeout_ns = link_timeout_ns
-        _set_timeouts(self.sock, link_timeout_ns)
+        set_timeouts(self.sock, link_timeout_ns)
 
     def close(self) -> None:
         """Idempotent."""
@@ -125,6 +118,25 @@ class Connection:
         if self._watched.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    # before the first frame
+
+    def greet(self) -> int:
+        """Go on, without waiting, with what has to be done before the first frame can be read.
+
+        :returns: what it waits for (select.POLLIN, select.POLLOUT); 0 when it is done.
+        :raises PeerLost: when the peer may not come in.
+        """
+        return 0
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes can be read although the socket may not be readable."""
+        return 0
+
+    def cost(self) -> dict[str, int]:
+        """What carrying took so far: wire_bytes beside those of the frames, cpu_ns, time_ns, handshake_ns."""
+        return {}
+
     # waiting
 
     def wait(self, events: int, deadline: Deadline, what: str) -> None:
@@ -132,6 +144,9 @@ class Connection:
 
         :raises PeerLost: at the deadline (unless *events* is 0), or when :attr:`give_up` passes.
         """
+        if events & select.POLLIN and self.buffered:
+            self.check()
+            return
         if events:
             self._poll.register(self.sock, events)
         try:
@@ -179,8 +194,15 @@ class Connection:
         """
         views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
         total = sum(view.nbytes for view in views)
-        left = total
         self.broken = True
+        self._transmit(views)
+        self.broken = False
+        self.sent_bytes += total
+        return total
+
+    def _transmit(self, views: list[memoryview]) -> None:
+        """Write all of these to the socket."""
+        left = sum(view.nbytes for view in views)
         while left:
             try:
                 sent = self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
@@ -196,9 +218,6 @@ class Connection:
                 else:
                     views[0] = views[0][sent:]
                     sent = 0
-        self.broken = False
-        self.sent_bytes += total
-        return total
 
     def drain(self, deadline: Deadline) -> None:
         """Wait until all that was sent is acknowledged, or until the *deadline*; serve what is watched meanwhile."""
@@ -207,12 +226,6 @@ class Connection:
             self.wait(0, Deadline(min(NS_PER_MS // 4, deadline.remaining_ns)), "acknowledgements")
 
     # receiving
-
-    def readable(self) -> bool:
-        """True when something (the end of the stream included) can be read without waiting."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
 
     def read_exactly(self, count: int) -> bytearray:
         """*count* bytes; small pieces only, as the caller bounds *count*.
@@ -266,23 +279,46 @@ class Connection:
     # knowing
 
     def info(self) -> TransportInfo:
-        raw = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256).ljust(256, b"\0")
-        (rtt_us,) = struct.unpack_from("=I", raw, 68)
-        (retransmits,) = struct.unpack_from("=I", raw, 100)
-        (acked,) = struct.unpack_from("=Q", raw, 120)
-        (min_rtt_us,) = struct.unpack_from("=I", raw, 148)
-        queued = struct.unpack("=i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-        return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
+        return tcp_info(self.sock)
+
+
+def tcp_info(sock: socket.socket) -> TransportInfo:
+    """What the kernel knows of a TCP socket."""
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256).ljust(256, b"\0")
+    (rtt_us,) = struct.unpack_from("=I", raw, 68)
+    (retransmits,) = struct.unpack_from("=I", raw, 100)
+    (acked,) = struct.unpack_from("=Q", raw, 120)
+    (min_rtt_us,) = struct.unpack_from("=I", raw, 148)
+    queued = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+    return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
+
+
+def connected(address: str, port: int, deadline: Deadline) -> socket.socket:
+    """A TCP socket, connected. :raises PeerLost: when nobody answers there in time."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _set_congestion_control(sock)
+        sock.settimeout(max(0.001, deadline.remaining_s))
+        sock.connect((address, port))
+        sock.settimeout(None)
+    except OSError as error:
+        sock.close()
+        raise PeerLost(f"no connection to the destination at {address}:{port}: {_why(error)}") from error
+    return sock
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A listener for one migration. :raises MigrationError: when the address or port cannot be had."""
+    """A listener for one migration, which does not block.
+
+    :raises MigrationError: when the address or port cannot be had.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _set_congestion_control(sock)
         sock.bind((address, port))
-        sock.listen(1)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
     except OSError as error:
         sock.close()
         remedy = "set migration.port to another one" if error.errno else ""
@@ -319,7 +355,16 @@ def chunk_pages(rate_bps: int | None, duration_ns: int, page_bytes: int, most: i
     return int(np.clip(rate_bps * duration_ns // (8 * page_bytes * NS_PER_S), 1, most))
 
 
-def _set_timeouts(sock: socket.socket, link_timeout_ns: int) -> None:
+def tune(sock: socket.socket, link_timeout_ns: int) -> None:
+    """Have a connected TCP socket send at once, queue little, and notice a dead link."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    set_timeouts(sock, link_timeout_ns)
+
+
+def set_timeouts(sock: socket.socket, link_timeout_ns: int) -> None:
+    """How long the link of a TCP socket may deliver nothing before it counts as dead."""
     seconds = max(1, -(-link_timeout_ns // NS_PER_S))
     tcp = socket.IPPROTO_TCP
     sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, max(1, link_timeout_ns // NS_PER_MS))

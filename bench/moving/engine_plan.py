@@ -64,6 +64,7 @@ class EnginePlans:
                 "max_bandwidth_bps": migration.max_bandwidth,
                 "on_no_convergence": migration.on_no_convergence,
                 "verify": migration.verify,
+                "security": migration.security,
                 "zero_pages": migration.zero_pages,
                 "compression": migration.compression,
                 "compression_level": migration.compression_level,

@@ -22,6 +22,10 @@ class MigrationSpec(Spec):
     time are used up. ``dirty_limit``: of each vCPU, kept by holding it back; 0 for none. ``announce_delay``: how long
     after the switchover the announcement begins. A lever that could do nothing in the mode is refused.
 
+    ``security``: what the engines' connections go through. ``tls``: version 1.3, each side known to the other by a
+    certificate made for the migration. ``ssh``: tunnelled by paramiko to a real sshd in the destination hypervisor,
+    with keys made for the migration and the host's pinned, as libvirt's qemu+ssh does.
+
     With several guests: ``plan`` says whether they move at once or one after the other. ``evacuate``: every guest of
     this hypervisor moves to another one, each to where most memory is free (``network.guest_memory``) or least is in
     use. ``limit_per_host``: so many migrations at a time may leave or enter a hypervisor; 0 for no limit. The engines
@@ -35,6 +39,7 @@ class MigrationSpec(Spec):
     max_time: DurationNs = 600 * 10**9
     max_bandwidth: BitRate = 0
     on_no_convergence: Literal["force", "cancel", "post-copy", "throttle"] = "force"
+    security: Literal["none", "tls", "ssh"] = "none"
     zero_pages: bool = True
     compression: Literal["none", "zstd", "lz4"] = "none"
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
