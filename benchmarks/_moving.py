@@ -120,9 +120,9 @@ class Moving:
         guests.follow(GUEST, there.name, new_socket)
         return outcome, Timeline.read(self.directory / "events" / f"engine.source-{self._moves}.jsonl")
 
-    def goodput_bps(self) -> float:
+    def goodput_bps(self, settings: Mapping[str, Any] = MIGRATION) -> float:
         """Delivered bytes of a migration's first round, which sends all memory, by its time."""
-        _outcome, timeline = self.move()
+        _outcome, timeline = self.move(settings=settings)
         first = timeline.select("round_end")[0].data
         delivered = first["bytes_sent"] - first["queued_bytes"]
         return delivered * 8 * NS_PER_S / (first["end_ns"] - first["start_ns"])

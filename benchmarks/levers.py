@@ -52,6 +52,19 @@ def measure(what: str, content: dict[str, float], workload: dict[str, Any], leve
         raise RuntimeError(f"{what}: the sandbox failed")
 
 
+def carry(bandwidth: str) -> None:
+    """Goodput of the engines' connection through TLS and through SSH against plain TCP, random memory."""
+
+    def body(moving: Moving) -> None:
+        plain = moving.goodput_bps()
+        for security in ("tls", "ssh"):
+            carried = moving.goodput_bps({**MIGRATION, "security": security})
+            report(f"links of {bandwidth}: {security} goodput vs plain", carried / 1e6, "Mbit/s", plain / 1e6)
+
+    if with_moving_guest(bandwidth, "256MiB", body, content={"zero": 0.0, "text": 0.0, "random": 1.0}):
+        raise RuntimeError(f"carriers at {bandwidth}: the sandbox failed")
+
+
 IDLE = {"pattern": "idle"}
 WRITING = {"pattern": "hotset", "rate": "16MiB/s", "working_set": "16MiB", "hot_share": 1.0}
 
@@ -64,4 +77,6 @@ if __name__ == "__main__":
         WRITING,
         {"delta": {"delta_cache_bytes": 64 << 20}, "auto-converge": {"auto_converge": True}},
     )
+    carry("1Gbit")
+    carry("unlimited")
     sys.exit(0)

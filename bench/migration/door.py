@@ -146,6 +146,11 @@ class Door:
             self._send_away(visitor, "it said nothing, or not all of it, in time")
         self._timer.arm(min((visitor.until.at_ns for visitor in self._visitors.values()), default=None))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether :meth:`take` has one to give."""
+        return bool(self._entrants)
+
     def take(self) -> Entrant | None:
         """The next one that belongs here, which is the caller's from now on; None when there is none yet."""
         return self._entrants.popleft() if self._entrants else None

@@ -179,7 +179,8 @@ class PostCopyArrival:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         buffered = {connection.fileno() for connection in self._connections() if connection.buffered}
-        ready = buffered | {fd for fd, _events in poll.poll(0 if buffered else None)}
+        entrants = self._recoverable and arrival.door.waiting
+        ready = buffered | {fd for fd, _events in poll.poll(0 if buffered or entrants else None)}
         try:
             if not ready.isdisjoint(uffds):
                 self._on_fault()
@@ -191,7 +192,7 @@ class PostCopyArrival:
             if not self._recoverable:
                 raise
             self._lose(error)
-        if door in ready:
+        if door in ready or entrants:
             self._on_door()
         if channel in ready:
             arrival.serve_channel()

@@ -58,6 +58,8 @@ PermitTTY no
 PermitUserRC no
 MaxSessions 0
 LoginGraceTime 20
+ClientAliveInterval 3
+ClientAliveCountMax 3
 MaxStartups 100
 PerSourceMaxStartups 10
 """
