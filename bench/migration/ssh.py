@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -196,6 +197,7 @@ class TunnelConnection(Connection):
             self._note_cost()
             self.sock.close()
             self._link.close()
+            threading.Thread(target=self._pump.wait, daemon=True).start()  # it is reaped when it has sent the rest
 
     def abort(self) -> None:
         if self.sock.fileno() >= 0:
