@@ -12,8 +12,8 @@ from bench.analysis.dirty_rate import fit
 from bench.analysis.forecast import Forecast, forecast, path_of, sharers
 from bench.analysis.model import PAGE_BYTES, DirtyCurve
 from bench.clock import NS_PER_MS, Deadline
-from bench.errors import BenchError
-from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty
+from bench.errors import BenchError, MemoryTrackingError
+from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty, sample_together
 from bench.guests import RunningGuest
 from bench.plan import Plan
 from bench.scenario import ClientSpec, Scenario
@@ -48,15 +48,18 @@ class Forecaster:
         self._looked: dict[str, _Looked] = {}
 
     def look(self, testbed: Testbed, duration_ns: int, wait: Callable[[Deadline], None]) -> None:
-        """Sample the dirty pages of every guest that is to move, one after the other within *duration_ns* (each for at
-        least so long as a sample needs). What fails is told by the forecasts: a run can do without them.
+        """Sample the dirty pages of every guest that is to move, all in the same stretch of time. What fails is told by
+        the forecasts: a run can do without them.
 
         :param wait: see :func:`bench.guest.dirty_rate.sample_dirty`.
         """
         names = list(dict.fromkeys(order.guest for order in self._plan.orders))
-        each_ns = max(duration_ns // len(names), INTERVALS * LEAST_INTERVAL_NS)
-        for name in names:
-            self._looked[name] = _look(testbed.guests[name], each_ns, wait)
+        guests = [testbed.guests[name] for name in names]
+        try:
+            samples = sample_together([guest.socket_path for guest in guests], duration_ns, wait)
+        except MemoryTrackingError as error:  # nothing can be tracked here
+            samples = [error] * len(guests)
+        self._looked = {guest.name: _look(guest, sample) for guest, sample in zip(guests, samples, strict=True)}
 
     def forecast(
         self, testbed: Testbed, guest: str, source: str, destination: str, running: Sequence[tuple[str, str]]
@@ -100,9 +103,10 @@ class Forecaster:
         return sum(_leaving_bps(flow) for flow in flows)
 
 
-def _look(guest: RunningGuest, duration_ns: int, wait: Callable[[Deadline], None]) -> _Looked:
+def _look(guest: RunningGuest, sample: DirtySample | BenchError) -> _Looked:
     try:
-        sample = sample_dirty(guest.socket_path, duration_ns, wait)
+        if isinstance(sample, BenchError):
+            raise sample
         connections = int(guest.control.stats().get("connections") or 0)
         return _Looked(sample, fit(sample.histogram, sample.interval_ns), connections)
     except BenchError as error:

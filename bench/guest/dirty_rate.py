@@ -9,7 +9,7 @@ also when this process dies.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
-from bench.errors import GuestError
+from bench.errors import BenchError, GuestError
 from bench.guest.client import GuestControl
 from bench.memory.bitmap import DirtyBitmap, Pages
 from bench.memory.image import PAGE_BYTES, GuestMemory
-from bench.memory.tracker import open_tracker, probe
+from bench.memory.tracker import DirtyTracker, open_tracker, probe
 from bench.memory.zero import zero_pages
 
 INTERVALS: Final = 20
@@ -74,6 +74,20 @@ def sample_dirty(
     :raises GuestError: the duration is out of range.
     :raises BenchError: the guest does not answer, or cannot be tracked here.
     """
+    (found,) = sample_together([guest_socket], duration_ns, wait, intervals)
+    if isinstance(found, BenchError):
+        raise found
+    return found
+
+
+def sample_together(
+    guest_sockets: Sequence[Path], duration_ns: int, wait: Callable[[Deadline], None], intervals: int = INTERVALS
+) -> list[DirtySample | BenchError]:
+    """As :func:`sample_dirty`, of several guests in the same stretch of time.
+
+    :returns: for each its sample, or what kept it from being sampled.
+    :raises GuestError: the duration is out of range.
+    """
     if not intervals * LEAST_INTERVAL_NS <= duration_ns <= MOST_SAMPLE_NS:
         raise GuestError(
             f"a dirty-rate sample of {duration_ns / NS_PER_MS:g} ms",
@@ -81,30 +95,84 @@ def sample_dirty(
         )
     method = probe()
     with contextlib.ExitStack() as stack:
-        control = stack.enter_context(GuestControl.connect(guest_socket, deadline=Deadline(CONNECT_NS)))
-        passed = control.memory()
-        memory = stack.enter_context(GuestMemory.from_fd(passed.fd, passed.size_bytes, writable=False))
-        zeros = _count_zero(memory)
-        writers = control.track(True, method)
-        stack.callback(control.track, False, method)
-        tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], passed.size_bytes)
-        stack.callback(tracker.close)
-        seen = _Seen(memory.page_count, intervals)
-        tracker.collect(seen.now)  # what was written since tracking began belongs to no interval
-        seen.begin()
+        sampled = [_Sampled(stack, path, method, intervals) for path in guest_sockets]
+        for one in sampled:
+            one.begin()
         begin_ns = now_ns()
         for number in range(1, intervals + 1):
             wait(Deadline(max(0, begin_ns + number * duration_ns // intervals - now_ns())))
-            tracker.collect(seen.now)
-            seen.end_interval(now_ns())
+            for one in sampled:
+                one.end_interval()
+        return [one.sample() for one in sampled]
+
+
+class _Sampled:
+    """One guest while it is sampled. What fails is kept: then nothing more is done with it.
+
+    :param stack: tracking ends, and everything is closed, with it.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, guest_socket: Path, method: str, intervals: int) -> None:
+        self._method = method
+        self._intervals = intervals
+        self._problem: BenchError | None = None
+        self._tracker: DirtyTracker
+        self._seen: _Seen
+        self._attempt(lambda: self._open(stack, guest_socket))
+
+    def _open(self, stack: contextlib.ExitStack, guest_socket: Path) -> None:
+        control = stack.enter_context(GuestControl.connect(guest_socket, deadline=Deadline(CONNECT_NS)))
+        passed = control.memory()
+        memory = stack.enter_context(GuestMemory.from_fd(passed.fd, passed.size_bytes, writable=False))
+        self._pages, self._zeros = memory.page_count, _count_zero(memory)
+        writers = control.track(True, self._method)
+        stack.callback(_stop_tracking, control, self._method)
+        tracker = open_tracker(self._method, [(writer.pid, writer.base) for writer in writers], passed.size_bytes)
+        stack.callback(tracker.close)
+        self._tracker, self._seen = tracker, _Seen(memory.page_count, self._intervals)
+
+    def begin(self) -> None:
+        """What was written since tracking began belongs to no interval."""
+
+        def begin() -> None:
+            self._tracker.collect(self._seen.now)
+            self._seen.begin()
+
+        self._attempt(begin)
+
+    def end_interval(self) -> None:
+        """Take in what this one has dirtied."""
+
+        def end() -> None:
+            self._tracker.collect(self._seen.now)
+            self._seen.end_interval(now_ns())
+
+        self._attempt(end)
+
+    def sample(self) -> DirtySample | BenchError:
+        if self._problem is not None:
+            return self._problem
         return DirtySample(
-            pages=memory.page_count,
-            zero_pages=zeros,
-            method=method,
-            interval_ns=seen.elapsed_ns // intervals,
-            histogram=seen.histogram(),
-            spans=seen.spans(),
+            pages=self._pages,
+            zero_pages=self._zeros,
+            method=self._method,
+            interval_ns=self._seen.elapsed_ns // self._intervals,
+            histogram=self._seen.histogram(),
+            spans=self._seen.spans(),
         )
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        if self._problem is None:
+            try:
+                work()
+            except BenchError as error:
+                self._problem = error
+
+
+def _stop_tracking(control: GuestControl, method: str) -> None:
+    """A guest that is gone tracks nothing any more."""
+    with contextlib.suppress(BenchError):
+        control.track(False, method)
 
 
 class _Seen:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.clock import Deadline
-from bench.errors import GuestError
-from bench.guest.dirty_rate import _count_zero, _Seen, sample_dirty
+from bench.errors import BenchError, GuestError
+from bench.guest.dirty_rate import INTERVALS, _count_zero, _Seen, sample_dirty, sample_together
 from bench.memory.image import GuestMemory
 
 
@@ -39,3 +39,12 @@ def test_a_sample_too_short_or_long_is_refused_before_anything_is_done(tmp_path,
 
     with pytest.raises(GuestError, match="dirty-rate sample"):
         sample_dirty(tmp_path / "nobody.sock", duration_ns, wait)
+
+
+def test_a_guest_that_is_not_there_keeps_no_other_from_being_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.guest.dirty_rate.CONNECT_NS", 1)
+    monkeypatch.setattr("bench.guest.dirty_rate.probe", lambda: "pagemap-scan")
+    waits = []
+    found = sample_together([tmp_path / "nobody.sock", tmp_path / "none.sock"], 100_000_000, waits.append)
+    assert len(waits) == INTERVALS
+    assert all(isinstance(one, BenchError) for one in found)
