@@ -35,6 +35,7 @@ def events_table(recording: Recording) -> pa.Table:
             "t_ns": pa.array((event.t_ns for event in events), pa.int64()),
             "source": pa.array((event.source for event in events), pa.string()),
             "name": pa.array((event.name for event in events), pa.string()),
+            "guest": pa.array((event.guest for event in events), pa.string()),
             "data": pa.array((json.dumps(dict(event.data)) for event in events), pa.string()),
         }
     )
@@ -75,14 +76,15 @@ def rounds_table(recording: Recording) -> pa.Table:
     """One row for each round of every migration."""
     result = recording.result
     rows = [
-        {"migration": number, "round": at, **item.model_dump()}
+        {"migration": number, "round": at, **item.model_dump(), "guest": migration.guest or result.guest}
         for number, migration in enumerate(result.migrations or [result], 1)
         for at, item in enumerate(migration.rounds, 1)
     ]
     if rows:
         return pa.Table.from_pylist(rows)
     names = ("migration", "round", "pages", "zero_pages", "bytes_sent", "dirty_pages_after", "start_ns", "end_ns")
-    return pa.table({name: pa.array([], pa.int64()) for name in names} | {"paused": pa.array([], pa.bool_())})
+    others = {"paused": pa.array([], pa.bool_()), "guest": pa.array([], pa.string())}
+    return pa.table({name: pa.array([], pa.int64()) for name in names} | others)
 
 
 TABLES: Final[Mapping[str, Callable[[Recording], pa.Table]]] = {

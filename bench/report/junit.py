@@ -38,8 +38,10 @@ def _suite(root: ET.Element, name: str, result: RunResult | None, why: str) -> N
         ET.SubElement(properties, "property", name="trusted", value=str(result.trust.ok).lower())
         for reason in result.trust.reasons:
             ET.SubElement(properties, "property", name="doubt", value=clean(reason))
+        several = len({migration.guest for migration in result.migrations}) > 1
         for number, migration in enumerate(result.migrations or [result], 1):
-            _migration(suite, name, number, migration)
+            which = f"migration {number}" + (f" of {migration.guest}" if several else "")
+            _migration(suite, name, which, migration)
         for item in result.expectations:
             message = "" if item.ok else f"measured {describe(item)}"
             case = _case(suite, name, item.expectation, [message] if message else [])
@@ -50,11 +52,11 @@ def _suite(root: ET.Element, name: str, result: RunResult | None, why: str) -> N
     suite.set("errors", str(sum(case.find("error") is not None for case in cases)))
 
 
-def _migration(suite: ET.Element, name: str, number: int, migration: MigrationResult) -> None:
+def _migration(suite: ET.Element, name: str, which: str, migration: MigrationResult) -> None:
     problems = [] if migration.outcome == "completed" else [f"{migration.outcome}: {migration.reason}"]
     if migration.memory.identical is False:
         problems.append("the memory differs between source and destination")
-    case = _case(suite, name, f"migration {number} completes", problems)
+    case = _case(suite, name, f"{which} completes", problems)
     case.set("time", f"{(migration.end_ns - migration.start_ns) / NS_PER_S:.3f}")
 
 

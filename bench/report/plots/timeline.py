@@ -192,12 +192,28 @@ def _marks(lane: str, x_ms: Sequence[float], symbol: str, color: str, hovers: Se
 
 
 def _lanes(result: RunResult, events: Sequence[Event], zero: int, begin_ns: int, end_ns: int) -> list[dict[str, Any]]:
+    """Of each guest its own; they are named after it when there are several."""
     migrations = result.migrations or [result]
-    traces = _guest(result, migrations, zero, begin_ns, end_ns)
+    guests = list(dict.fromkeys(one.guest or result.guest for one in migrations))
+    traces: list[dict[str, Any]] = []
+    for guest in guests:
+        own = [one for one in migrations if (one.guest or result.guest) == guest]
+        about = [event for event in events if event.guest in (guest, "")]
+        prefix = f"{label(guest)} " if len(guests) > 1 else ""
+        traces += _guest(guest, own, zero, begin_ns, end_ns)
+        traces += _work(own, about, zero, prefix)
+    return traces
+
+
+def _work(
+    migrations: Sequence[MigrationResult], events: Sequence[Event], zero: int, prefix: str
+) -> list[dict[str, Any]]:
+    """What engines and switches did for one guest."""
+    traces: list[dict[str, Any]] = []
     for one in migrations:
         traces += [
             _bar(
-                "phases",
+                f"{prefix}phases",
                 phase.start_ns,
                 phase.end_ns,
                 zero,
@@ -221,24 +237,26 @@ def _lanes(result: RunResult, events: Sequence[Event], zero: int, begin_ns: int,
                 f"{item.zero_pages:,} zero<br>{format_bytes(item.bytes_sent)} in {duration(took)}, "
                 f"{format_bit_rate(item.bytes_sent * 8 * 10**9 // took)}<br>{item.dirty_pages_after:,} dirty after"
             )
-            traces.append(_bar("rounds", item.start_ns, item.end_ns, zero, color, str(number), hover))
+            traces.append(_bar(f"{prefix}rounds", item.start_ns, item.end_ns, zero, color, str(number), hover))
     announced = [event for event in events if event.name == "announce_sent"][:MAX_MARKS]
     if announced:
         hovers = [
             f"<b>announcement</b> {label(str(event.data.get('kind', '')))}<br>{after(event.t_ns, zero)}"
             for event in announced
         ]
-        traces.append(_marks("announce", [ms(event.t_ns - zero) for event in announced], "triangle-up", "--n2", hovers))
+        traces.append(
+            _marks(f"{prefix}announce", [ms(event.t_ns - zero) for event in announced], "triangle-up", "--n2", hovers)
+        )
     for one in migrations:
-        traces += _switches(one, zero)
+        traces += _switches(one, zero, prefix)
     return traces
 
 
 def _guest(
-    result: RunResult, migrations: Sequence[MigrationResult], zero: int, begin_ns: int, end_ns: int
+    guest: str, migrations: Sequence[MigrationResult], zero: int, begin_ns: int, end_ns: int
 ) -> list[dict[str, Any]]:
-    """Where the guest runs, and when it is paused."""
-    lane, traces, since, host = label(result.guest), [], begin_ns, migrations[0].source
+    """Where a guest runs, and when it is paused."""
+    lane, traces, since, host = label(guest), [], begin_ns, migrations[0].source
     for one in migrations:
         if one.pause_ns is None:
             continue
@@ -259,11 +277,11 @@ _MOMENTS: Final = (
 )
 
 
-def _switches(one: MigrationResult, zero: int) -> list[dict[str, Any]]:
+def _switches(one: MigrationResult, zero: int, prefix: str) -> list[dict[str, Any]]:
     traces = []
     announced = one.relearn.announce_ns
     for switch in one.relearn.switches:
-        lane = label(switch.name)
+        lane = prefix + label(switch.name)
         if announced is not None and switch.stable_ns is not None and switch.stable_ns > announced:
             hover = (
                 f"<b>{lane} relearns</b><br>{duration(switch.stable_ns - announced)} after the announcement<br>"
