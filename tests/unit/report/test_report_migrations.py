@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bench.analysis.overall import GuestFacts, overall
 from bench.report.migrations import axis
+from bench.report.plots.timeline import timeline
 from bench.report.side_by_side import print_side_by_side
 from bench.report.terminal import render
 from bench.result import MigrationResult, RunResult
@@ -88,3 +89,11 @@ def test_side_by_side_a_run_of_several_guests_stands_with_its_sums() -> None:
     assert rows["downtime"].count("23 ms") == 2
     assert "not seen" in rows["memory"]
     assert "identical" in rows["memory"]
+
+
+def test_each_guest_has_its_own_lanes_in_the_page() -> None:
+    drawn_figure, _windows = timeline(two(), [], {})
+    lanes = {lane for trace in drawn_figure["data"] for lane in trace["y"]}
+    assert {"g1", "g2", "g1 phases", "g2 phases", "g1 s1", "g2 s1"} <= lanes
+    alone, _windows = timeline(made_up.result(), [], {})
+    assert {"g1", "phases", "s1"} <= {lane for trace in alone["data"] for lane in trace["y"]}
