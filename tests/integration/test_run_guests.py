@@ -54,7 +54,7 @@ def require_served(result: RunResult) -> None:
 
 @pytest.fixture(scope="module")
 def crossing(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    more = ("run.repeat=2", "run.pause_between=100ms", "guest.memory=24MiB", "run.capture=true")
+    more = ("run.repeat=2", "run.pause_between=100ms", "guest.memory=24MiB", "run.capture=true", "moves.1.start=0ms")
     return completed(tmp_path_factory.mktemp("crossing"), *settings(*LENIENT, *more), scenario="crossing")
 
 
