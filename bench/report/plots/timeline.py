@@ -10,11 +10,10 @@ import numpy as np
 
 from bench.records import PROGRESS_KINDS, REQUEST_KINDS, StructuredArray
 from bench.report.decimate import Detail, latencies, throughput
+from bench.report.plots.lanes import lane_names, lanes
 from bench.report.plots.parts import (
-    ACCENT,
     BAD,
     MUTED,
-    PHASES,
     SERIES,
     Figure,
     array,
@@ -24,17 +23,14 @@ from bench.report.plots.parts import (
     milliseconds,
     ms,
 )
-from bench.report.text import after, count, duration
+from bench.report.text import duration
 from bench.result import FlowResult, MigrationResult, RunResult
 from bench.timeline import Event
-from bench.units import format_bit_rate, format_bytes
 
 LANE_PX: Final = 24
 FLOW_PX: Final = 96
 GAP_PX: Final = 26
 MAX_FLOWS: Final = 16
-MAX_MARKS: Final = 2_000
-MAX_ROUNDS: Final = 400
 
 
 @dataclass(frozen=True)
@@ -82,8 +78,8 @@ def timeline(
     detail = Detail.around(migrations)
     begin_ns, end_ns = _span(result, records)
     flows = [flow for flow in result.flows if flow.name in records and len(records[flow.name])][:MAX_FLOWS]
-    lanes = _lanes(result, events, zero, begin_ns, end_ns)
-    names = list(dict.fromkeys(str(name) for trace in lanes for name in trace["y"]))
+    upper = lanes(result, events, zero, (begin_ns, end_ns))
+    names = lane_names(upper)
     heights = [LANE_PX * max(1, len(names)) + 10, *[FLOW_PX] * len(flows)]
     total = sum(heights) + GAP_PX * len(heights) + 30
     domains = _domains(heights, total)
@@ -101,7 +97,7 @@ def timeline(
         "shapes": _shapes(migrations, zero, domains[-1][0], domains[0][1]),
         "margin": {"l": 8, "r": 8, "t": 6, "b": 8},
     }
-    data = list(lanes)
+    data = list(upper)
     for number, flow in enumerate(flows, 2):
         traces, title, unit, log = _flow(flow, records[flow.name], detail, zero, (begin_ns, end_ns))
         color = SERIES[(number - 2) % len(SERIES)]
@@ -157,143 +153,6 @@ def _title(text: str, top: float) -> dict[str, Any]:
         "showarrow": False,
         "font": {"size": 12},
     }
-
-
-# lanes: what the engine, the guest and the switches did
-
-
-def _bar(lane: str, begin_ns: int, end_ns: int, zero: int, color: str, text: str, hover: str) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "y": [lane],
-        "base": [ms(begin_ns - zero)],
-        "x": [ms(end_ns - begin_ns)],
-        "marker": {"color": color, "line": {"width": 0}},
-        "text": [text],
-        "textposition": "inside",
-        "insidetextanchor": "middle",
-        "textfont": {"size": 10, "color": "--on"},
-        "textangle": 0,
-        "hovertemplate": f"{hover}<extra></extra>",
-    }
-
-
-def _marks(lane: str, x_ms: Sequence[float], symbol: str, color: str, hovers: Sequence[str]) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": list(x_ms),
-        "y": [lane] * len(x_ms),
-        "marker": {"symbol": symbol, "color": color, "size": 9, "line": {"width": 1, "color": "--card"}},
-        "hovertext": list(hovers),
-        "hovertemplate": "%{hovertext}<extra></extra>",
-    }
-
-
-def _lanes(result: RunResult, events: Sequence[Event], zero: int, begin_ns: int, end_ns: int) -> list[dict[str, Any]]:
-    """Of each guest its own; they are named after it when there are several."""
-    migrations = result.migrations or [result]
-    guests = list(dict.fromkeys(one.guest or result.guest for one in migrations))
-    traces: list[dict[str, Any]] = []
-    for guest in guests:
-        own = [one for one in migrations if (one.guest or result.guest) == guest]
-        about = [event for event in events if event.guest in (guest, "")]
-        prefix = f"{label(guest)} " if len(guests) > 1 else ""
-        traces += _guest(guest, own, zero, begin_ns, end_ns)
-        traces += _work(own, about, zero, prefix)
-    return traces
-
-
-def _work(
-    migrations: Sequence[MigrationResult], events: Sequence[Event], zero: int, prefix: str
-) -> list[dict[str, Any]]:
-    """What engines and switches did for one guest."""
-    traces: list[dict[str, Any]] = []
-    for one in migrations:
-        traces += [
-            _bar(
-                f"{prefix}phases",
-                phase.start_ns,
-                phase.end_ns,
-                zero,
-                PHASES.get(phase.name, "--p1"),
-                label(phase.name),
-                f"<b>{label(phase.name)}</b><br>{duration(phase.end_ns - phase.start_ns)}"
-                f"<br>from {after(phase.start_ns, zero)} to {after(phase.end_ns, zero)}",
-            )
-            for phase in one.phases
-        ]
-    shown = 0
-    for one in migrations:
-        for number, item in enumerate(one.rounds, 1):
-            if shown >= MAX_ROUNDS:
-                break
-            shown += 1
-            took = max(1, item.end_ns - item.start_ns)
-            color = "--p3" if item.paused else ("--p2", "--p2b")[number % 2]
-            hover = (
-                f"<b>{'final copy' if item.paused else f'round {number}'}</b><br>{count(item.pages, 'page')}, "
-                f"{item.zero_pages:,} zero<br>{format_bytes(item.bytes_sent)} in {duration(took)}, "
-                f"{format_bit_rate(item.bytes_sent * 8 * 10**9 // took)}<br>{item.dirty_pages_after:,} dirty after"
-            )
-            traces.append(_bar(f"{prefix}rounds", item.start_ns, item.end_ns, zero, color, str(number), hover))
-    announced = [event for event in events if event.name == "announce_sent"][:MAX_MARKS]
-    if announced:
-        hovers = [
-            f"<b>announcement</b> {label(str(event.data.get('kind', '')))}<br>{after(event.t_ns, zero)}"
-            for event in announced
-        ]
-        traces.append(
-            _marks(f"{prefix}announce", [ms(event.t_ns - zero) for event in announced], "triangle-up", "--n2", hovers)
-        )
-    for one in migrations:
-        traces += _switches(one, zero, prefix)
-    return traces
-
-
-def _guest(
-    guest: str, migrations: Sequence[MigrationResult], zero: int, begin_ns: int, end_ns: int
-) -> list[dict[str, Any]]:
-    """Where a guest runs, and when it is paused."""
-    lane, traces, since, host = label(guest), [], begin_ns, migrations[0].source
-    for one in migrations:
-        if one.pause_ns is None:
-            continue
-        traces.append(_bar(lane, since, one.pause_ns, zero, "--h1", f"runs at {label(host)}", f"runs at {label(host)}"))
-        resumed = one.resume_ns if one.resume_ns is not None else one.end_ns
-        took = f"<b>paused</b><br>downtime {duration(one.downtime_ns)}"
-        traces.append(_bar(lane, one.pause_ns, resumed, zero, BAD, "paused", took))
-        since, host = resumed, one.destination if one.outcome == "completed" else one.source
-    traces.append(_bar(lane, since, end_ns, zero, "--h1", f"runs at {label(host)}", f"runs at {label(host)}"))
-    return traces
-
-
-_MOMENTS: Final = (
-    ("controller_ns", "controller saw the announcement", "circle", "--n1"),
-    ("confirmed_ns", "flows confirmed by a barrier", "square", "--n2"),
-    ("first_frame_ns", "first frame at the new port", "diamond", ACCENT),
-    ("stable_ns", "stable", "star", "--good"),
-)
-
-
-def _switches(one: MigrationResult, zero: int, prefix: str) -> list[dict[str, Any]]:
-    traces = []
-    announced = one.relearn.announce_ns
-    for switch in one.relearn.switches:
-        lane = prefix + label(switch.name)
-        if announced is not None and switch.stable_ns is not None and switch.stable_ns > announced:
-            hover = (
-                f"<b>{lane} relearns</b><br>{duration(switch.stable_ns - announced)} after the announcement<br>"
-                f"{count(switch.frames_to_old_port, 'frame')} to the old port, {switch.frames_flooded:,} flooded"
-            )
-            traces.append(_bar(lane, announced, switch.stable_ns, zero, "--n3", "", hover))
-        for member, what, symbol, color in _MOMENTS:
-            moment = getattr(switch, member)
-            if moment is not None:
-                hover = f"<b>{lane}: {what}</b><br>{after(moment, zero)}"
-                traces.append(_marks(lane, [ms(moment - zero)], symbol, color, [hover]))
-    return traces
 
 
 # shapes
