@@ -17,6 +17,8 @@ COMMANDS: Final = (
     "report",
     "export",
     "compare",
+    "sweep",
+    "remote",
     "dirty_rate",
     "topo",
     "doctor",
