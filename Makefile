@@ -28,6 +28,10 @@ setup: apt $(STAMP) ## install what is missing: apt packages, virtual environmen
 run: setup ## migrate the reference guest and say where every millisecond went (SCENARIO=file ARGS="...")
 	$(BIN)/bench run $(SCENARIO) $(ARGS)
 
+# A browser looks at the report (Ubuntu has it as a snap only), and a server of the tests' own answers `bench remote`;
+# where systemd runs it would be started as a service as well, so it is not installed there.
+test: APT_PACKAGES += openssh-client $(if $(shell grep -x ID=debian /etc/os-release),chromium)
+test: APT_PACKAGES += $(if $(CI)$(if $(wildcard /run/systemd/system),,none),openssh-server)
 test: setup ## run every check and every test (as root)
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)

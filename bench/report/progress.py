@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
-from bench.report.progress_state import FlowState, MigrationState, ProgressState
-from bench.report.text import bar, clean, count, fancy, table
+from bench.report.progress_state import SPARKS, FlowState, MigrationState, ProgressState
+from bench.report.text import bar, clean, count, fancy, sparkline, table
 from bench.timeline import Event
 from bench.units import format_bit_rate
 
@@ -23,6 +23,7 @@ REDRAW_NS = 100 * NS_PER_MS
 SILENT_NS = 500 * NS_PER_MS
 MAX_FLOWS_SHOWN = 20
 MAX_MIGRATIONS_SHOWN = 12
+_ROOMY = 72
 _BAR_WIDTH = 30
 
 
@@ -115,7 +116,11 @@ class Progress:
         return line
 
     def _flow_table(self) -> RenderableType:
-        rows = table(self._console, "flow", "requests", "last reply")
+        roomy = self._console.width >= _ROOMY
+        rows = table(self._console, "flow", "requests", "last reply", *(["outage", "throughput"] if roomy else []))
+        if roomy:
+            rows.add_column("", no_wrap=True)
+        blocks = fancy(self._console)
         now = self._clock_ns()
         for name, flow in _most_telling(self.state.flows):
             age_ns = now - flow.last_reply_ns if flow.last_reply_ns else None
@@ -124,7 +129,13 @@ class Progress:
                 shown, style = "dead", "bold red"
             else:
                 shown = "none yet" if age_ns is None else f"{max(0, age_ns) // NS_PER_MS:,} ms ago"
-            rows.add_row(name, f"{flow.requests:,}", Text(shown, style=style))
+            more: list[str | Text] = []
+            if roomy:
+                flow.longest_ns = max(flow.longest_ns, age_ns or 0)
+                outage = "" if flow.longest_ns < SILENT_NS // 10 else f"{flow.longest_ns // NS_PER_MS:,} ms"
+                sparks = Text(sparkline(flow.rates, blocks=blocks).rjust(SPARKS), style="cyan")
+                more = [Text(outage, style=style), flow.rate, sparks]
+            rows.add_row(name, f"{flow.requests:,}", Text(shown, style=style), *more)
         return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,8 +10,9 @@ from typing import Any, Final
 from bench.clock import NS_PER_S
 from bench.report.text import NOT_SEEN, PAGE_BYTES, clean, count, duration
 from bench.timeline import Event
-from bench.units import format_bytes
+from bench.units import format_bit_rate, format_bytes
 
+SPARKS: Final = 24
 _SOURCE: Final = "engine.source"
 _DESTINATION: Final = "engine.destination"
 _STEPS = {
@@ -41,11 +43,29 @@ def _with_reason(text: str, data: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class FlowState:
-    """The last that was heard of a flow."""
+    """The last that was heard of a flow. ``longest_ns``: the longest that it was seen without an answer so far."""
 
     requests: int = 0
     last_reply_ns: int = 0
     alive: bool = True
+    bytes: int | None = None
+    heard_ns: int = 0
+    longest_ns: int = 0
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=SPARKS))
+
+    def hear(self, t_ns: int, requests: int, carried: int | None) -> None:
+        """Note how much came since it was last heard of: in bit/s where bytes are known, else in requests/s."""
+        more = requests - self.requests if carried is None else (carried - (self.bytes or 0)) * 8
+        if self.heard_ns and t_ns > self.heard_ns:
+            self.rates.append(max(0, more) * NS_PER_S / (t_ns - self.heard_ns))
+        self.heard_ns, self.requests, self.bytes = t_ns, requests, carried
+
+    @property
+    def rate(self) -> str:
+        """Of the last moment, as text."""
+        if not self.rates:
+            return ""
+        return f"{self.rates[-1]:,.0f}/s" if self.bytes is None else format_bit_rate(round(self.rates[-1]))
 
 
 @dataclass(slots=True)
@@ -143,7 +163,7 @@ class ProgressState:
     def apply(self, event: Event) -> str | None:
         """Take an event in; the line that tells of it when it changed what the run is doing, else None."""
         if event.name == "flow_status":
-            return self._flow(event.data)
+            return self._flow(event.t_ns, event.data)
         if event.name == "step":
             return self._step(clean(str(event.data.get("text", ""))))
         if event.source not in (_SOURCE, _DESTINATION):
@@ -164,10 +184,10 @@ class ProgressState:
         self.step = text
         return text
 
-    def _flow(self, data: Mapping[str, Any]) -> str | None:
+    def _flow(self, t_ns: int, data: Mapping[str, Any]) -> str | None:
         name = clean(str(data.get("name", "")))
         flow = self.flows.setdefault(name, FlowState())
-        flow.requests = _whole(data, "requests") or flow.requests
+        flow.hear(t_ns, _whole(data, "requests") or flow.requests, _whole(data, "bytes"))
         flow.last_reply_ns = _whole(data, "last_reply_ns") or flow.last_reply_ns
         was, flow.alive = flow.alive, data.get("alive") is not False
         return f"{name}: the flow is dead" if was and not flow.alive else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.box import Box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +17,8 @@ PAGE_BYTES = 4096
 
 _WIDE = 100
 _EIGHTHS = "▏▎▍▌▋▊▉"
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_PLAIN_LEVELS = " .:-=+*#"
 _RULE = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
 _PLAIN_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 
@@ -72,6 +76,16 @@ def bar(value: int, whole: int, width: int, *, blocks: bool) -> str:
         return "#" * round(min(1.0, value / whole) * width) or "."
     eighths = max(1, round(min(1.0, value / whole) * width * 8))
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
+
+
+def sparkline(values: Collection[float], *, blocks: bool) -> str:
+    """*values* as one character each, from nothing to the largest; what is not nothing is seen."""
+    levels = _LEVELS if blocks else _PLAIN_LEVELS
+    most = max(values, default=0)
+    if most <= 0:
+        return levels[0] * len(values)
+    steps = len(levels) - 1
+    return "".join(levels[0 if value <= 0 else max(1, round(min(1.0, value / most) * steps))] for value in values)
 
 
 def table(console: Console, *columns: str, left: int = 1) -> Table:

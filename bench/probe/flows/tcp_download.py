@@ -78,5 +78,8 @@ class TcpDownloadFlow(TcpFlow):
             self.stopping = True
             self.finish()
 
+    def status(self) -> dict[str, Any]:
+        return {**super().status(), "bytes": self._offset}
+
     def extra(self) -> dict[str, Any]:
         return {**super().extra(), "bytes": self._offset}

@@ -173,5 +173,8 @@ class TcpUploadFlow(TcpFlow):
             self._timer.close()
         super().release()
 
+    def status(self) -> dict[str, Any]:
+        return {**super().status(), "bytes": self._acked}
+
     def extra(self) -> dict[str, Any]:
         return {**super().extra(), "bytes": self._offset, "crc32": self._crc}

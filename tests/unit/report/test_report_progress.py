@@ -187,6 +187,21 @@ def test_of_a_great_many_flows_the_silent_ones_are_shown():
     assert [int(name) for name in re.findall(r"flow(\d+)", last)] == list(range(MAX_FLOWS_SHOWN))
 
 
+def test_a_wide_terminal_sees_outages_and_throughput_live():
+    def status(number: int, last_s: float) -> Event:
+        sent = number * 2_500_000
+        data = {"name": "tcp-download", "requests": number, "alive": True, "bytes": sent}
+        return event("client.c1", "flow_status", 1000 + number / 5, last_reply_ns=round(last_s * NS_PER_S), **data)
+
+    events = [(NS_PER_S // 5, status(number, 1000 + number / 5)) for number in range(1, 10)]
+    events += [(NS_PER_S // 5, status(9, 1000 + 9 / 5)) for _ in range(5)]
+    shown = live(events, 100)
+    assert "100 Mbit/s" in shown
+    assert "█" * 8 in shown
+    assert re.search(r"1,\d00 ms ago +1,\d00 ms", shown)
+    assert "█" not in live(events, 60)
+
+
 def test_it_ends_whatever_happens():
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     with pytest.raises(RuntimeError), Progress(console):

@@ -1,0 +1,11 @@
+"""Does a guest come through a migration in our own topology? Run it as root: pytest docs/examples."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.bench("smallest", topo=f"{Path(__file__).with_name('mine.py')}:row")
+def test_clients_survive_a_migration_in_our_row(bench_run):
+    result = bench_run("expect.downtime=< 2s", "expect.flows.died=== 0", "expect.relearn.max=< 5s")
+    assert {switch.name for switch in result.relearn.switches} >= {"s1", "s2"}
