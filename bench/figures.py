@@ -94,6 +94,7 @@ NAMED: Final[Mapping[str, Figure]] = {
 }
 
 
+@functools.lru_cache(maxsize=1024)
 def figure_dimension(figure: str) -> Dimension | None:
     """What *figure* is measured in; None where only a result can say (open tables such as ``environment``).
 
@@ -212,13 +213,12 @@ def _split(figure: str) -> tuple[tuple[str, ...], str]:
     return steps, ""
 
 
-def _member(members: typing.Iterable[str], step: str) -> str | None:
+def _member(members: typing.Container[str], step: str) -> str | None:
     """The member that *step* names: by itself, or without its unit."""
-    known = list(members)
-    for candidate in (step, f"{step}_ns", f"{step}_bps", f"{step}_bytes_per_s", f"bytes_{step}"):
-        if candidate in known:
-            return candidate
-    return None
+    if step in members:
+        return step
+    others = (f"{step}_ns", f"{step}_bps", f"{step}_bytes_per_s", f"bytes_{step}")
+    return next((candidate for candidate in others if candidate in members), None)
 
 
 def _origins(annotation: Any) -> tuple[Any, ...]:
@@ -247,7 +247,11 @@ def _dimension_of_key(key: str) -> Dimension:
 def _walk(value: object, steps: Sequence[str]) -> Numbers:
     """Every number at the end of *steps*."""
     if isinstance(value, BaseModel):
-        value = {name: getattr(value, name) for name in type(value).model_fields}
+        members = type(value).model_fields
+        if not steps:
+            return _walk(getattr(value, "ns"), ()) if "ns" in members else []  # noqa: B009 - of whatever model has it
+        member = _member(members, steps[0])
+        return [] if member is None else _walk(getattr(value, member), steps[1:])
     if isinstance(value, bool | int | float):
         return [] if steps else [float(value)]
     if isinstance(value, Mapping):
@@ -257,7 +261,7 @@ def _walk(value: object, steps: Sequence[str]) -> Numbers:
         return [] if key is None else _walk(value[key], steps[1:])
     if isinstance(value, list | tuple):
         if steps:
-            named = [item for item in value if steps[0] in _names(item)]
+            named = [item for item in value if any(getattr(item, name, None) == steps[0] for name in _NAMES_OF_ITEMS)]
             if named:
                 return [number for item in named for number in _walk(item, steps[1:])]
             if steps[0].isdecimal() and len(steps[0]) < 9:
@@ -265,10 +269,6 @@ def _walk(value: object, steps: Sequence[str]) -> Numbers:
                 return _walk(value[at], steps[1:]) if at < len(value) else []
         return [number for item in value[:MAX_NUMBERS] for number in _walk(item, steps)]
     return []
-
-
-def _names(item: object) -> set[object]:
-    return {getattr(item, name, None) for name in _NAMES_OF_ITEMS}
 
 
 # aggregates
