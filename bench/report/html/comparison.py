@@ -58,31 +58,22 @@ def _table(comparison: Comparison) -> Markup:
         rows.append(
             [
                 item.figure,
-                f"{len(item.a)} / {len(item.b)}",
+                summary(item, comparison.unit),
                 _spread(item, item.a),
                 _spread(item, item.b),
                 difference_text(item),
                 interval_text(item),
                 "" if item.difference is None else f"{item.difference.p_value:.3g}",
-                summary(item, comparison.unit),
+                f"{len(item.a)} / {len(item.b)}",
             ]
         )
         marks.append("dim" if item.verdict == "same" else "" if item.worse is None else "bad" if item.worse else "good")
-    head = [
-        "figure",
-        "samples",
-        "A: median (least to most)",
-        "B: median (least to most)",
-        "B - A",
-        "95 % interval",
-        "p",
-        "verdict",
-    ]
-    return table(head, rows, marks=marks)
+    head = ["figure", "verdict", "A: median", "B: median", "B - A", "95 % interval", "p", "samples"]
+    return table(head, rows, left=2, marks=marks)
 
 
 def _spread(item: FigureComparison, samples: tuple[float, ...]) -> str:
     if not samples:
         return NOT_SEEN
     middle, least, most = (format_value(percentile(samples, share), item.dimension) for share in (0.5, 0, 1))
-    return f"{middle} ({least} to {most})" if len(samples) > 1 else middle
+    return f"{middle} ({least} to {most})" if least != most else middle
