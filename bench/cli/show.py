@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def show(directory: Annotated[Path, typer.Argument(help="A directory that `bench run` wrote.")]) -> None:
-    """Print the summary of an earlier run."""
+def show(directory: Annotated[Path, typer.Argument(help="A directory that a run or a sweep wrote.")]) -> None:
+    """Print the summary of an earlier run, series or sweep."""
     from bench.report.terminal import render  # noqa: PLC0415
     from bench.result import RunResult  # noqa: PLC0415
 
+    if (directory / "sweep.json").exists():
+        raise typer.Exit(show_sweep(directory))
     runs = [] if (directory / RESULT).exists() else read_series(directory)
     if runs:
         show_series(runs, Console())
@@ -31,6 +33,17 @@ def show(directory: Annotated[Path, typer.Argument(help="A directory that `bench
     result = RunResult.read(directory)
     render(result, Console())
     raise typer.Exit(exit_code(result))
+
+
+def show_sweep(directory: Path) -> int:
+    """Print a sweep's points; returns the exit code."""
+    from bench.recording import read_points  # noqa: PLC0415
+    from bench.report.points import print_points  # noqa: PLC0415
+
+    failed = sum(1 for _ in directory.glob("*/failed.json"))
+    points = read_points(directory)
+    print_points(points, failed, Console())
+    return max([min(failed, 1), *(exit_code(run) for runs in points.values() for run in runs)])
 
 
 def show_series(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:
