@@ -59,8 +59,11 @@ def windows(result: RunResult, begin_ns: int, end_ns: int) -> list[Window]:
         if one.pause_ns is not None:
             ends = [flow.outage_end_ns for flow in one.flows if flow.outage_end_ns is not None]
             last = max([one.resume_ns or one.pause_ns, *ends])
-            margin = max(5_000_000, (last - one.pause_ns) // 8)
-            found.append(Window(f"switchover{which}", ms(one.pause_ns - margin - zero), ms(last + margin - zero)))
+            first = min(
+                [one.pause_ns, *(flow.outage_start_ns for flow in one.flows if flow.outage_start_ns is not None)]
+            )
+            margin = max(5_000_000, (last - first) // 8)
+            found.append(Window(f"switchover{which}", ms(first - margin - zero), ms(last + margin - zero)))
         margin = (one.end_ns - one.start_ns) // 20
         found.append(Window(f"migration{which}", ms(one.start_ns - margin - zero), ms(one.end_ns + margin - zero)))
     return [*found, Window("whole run", ms(begin_ns - zero), ms(end_ns - zero))]
