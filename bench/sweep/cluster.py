@@ -80,7 +80,7 @@ class Cluster:
             for number, job in enumerate(jobs)
         }
         try:
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=self._client.loop):
                 job = futures.pop(future)
                 error = future.exception()
                 if error is not None:

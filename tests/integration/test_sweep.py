@@ -78,7 +78,7 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in reversed(started):
-        process.terminate()
+        process.kill()  # Dask's own farewell takes half a minute, and nothing of theirs is left to be cleaned
     for process in reversed(started):
         process.wait(60)
 
