@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from bench.announcing import announcement
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, DeadlineError, GuestError, HostError
 from bench.guest.client import GuestControl, guest_command
 from bench.host.commands import Process, describe_status, python_environment, spawn
-from bench.migration.announce import frames, offsets_ns
 from bench.plan import Plan
 from bench.scenario import GuestSpec, Scenario
 
@@ -127,18 +127,16 @@ class Guests:
             },
             "skeleton": skeleton,
             "lease": {"path": str(self.lease_path(name)), "me": host},
+            "chatter_ns": guest.chatter,
         }
 
-    def announcement(self, name: str, delay_ns: int = 0) -> dict[str, Any]:
-        """Frames and offsets of a guest's announcement, as its ``start`` and ``take`` want them.
+    def announcement(self, name: str, delay_ns: int = 0, *, faulty: bool = False) -> dict[str, Any]:
+        """Frames and times of a guest's announcement, as its ``start`` and ``take`` want them.
 
         :param delay_ns: how much later than scheduled it begins.
+        :param faulty: with the faults that the scenario asks for: those of a migration, not of the boot.
         """
-        announce, guest = self.scenario.announce, self.scenario.guest_named(name)
-        return {
-            "frames": frames(announce.kinds, guest.mac, guest.address),
-            "offsets_ns": [delay_ns + offset for offset in offsets_ns(announce.schedule)],
-        }
+        return announcement(self.scenario.announce, self.scenario.guest_named(name), delay_ns, faulty=faulty)
 
     # life
 

@@ -25,6 +25,7 @@ _DURATIONS = frozenset(
     (
         *("delay", "jitter", "burst", "delay_tolerance", "downtime_limit", "max_time", "interval", "think"),
         *("timeout", "warmup", "settle", "pause_between", "announce_delay", "start"),
+        *("guest_delay", "initial", "max", "step", "late", "wired_late", "chatter"),
     )
 )
 _RATES = frozenset(("bandwidth", "max_bandwidth", "rate"))

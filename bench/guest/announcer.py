@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +14,50 @@ from bench.guest.loop import Loop, Timer
 
 MAX_FRAMES = 16
 MAX_OFFSETS = 64
+MAX_SENDS = MAX_FRAMES * MAX_OFFSETS
 MAX_OFFSET_NS = 600 * 10**9
 _MIN_FRAME_BYTES, _MAX_FRAME_BYTES = 14, 1514
+_DISCARD_PORT = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One frame, by its index, at *at_ns* after the beginning; *lost* ones are noted and do not leave."""
+
+    at_ns: int
+    frame: int
+    sender: str = "hypervisor"
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """What to announce, and when.
 
-    :param frames: (kind, Ethernet frame); all of them are sent at every offset, in this order.
-    :param offsets_ns: ascending, after the moment in which the port was wired.
+    :param frames: (kind, Ethernet frame).
+    :param offsets_ns: ascending, after the beginning; all frames are sent at each, in their order, unless *sends* says
+        otherwise.
+    :param sends: what leaves when, by time.
+    :param wire_after_ns: the port is wired so long after the guest resumed.
+    :param before_wiring: the beginning is the resume and not the wiring.
     """
 
     frames: tuple[tuple[str, bytes], ...] = ()
     offsets_ns: tuple[int, ...] = ()
+    sends: tuple[Send, ...] = ()
+    wire_after_ns: int = 0
+    before_wiring: bool = False
+
+    def planned(self) -> tuple[Send, ...]:
+        """What leaves when, by time."""
+        return self.sends or tuple(
+            Send(offset_ns, index) for offset_ns in self.offsets_ns for index in range(len(self.frames))
+        )
 
     @classmethod
     def from_json(cls, raw: object) -> Announcement:
-        """From ``{"frames": [{"kind": …, "hex": …}], "offsets_ns": […]}``; None is no announcement at all.
+        """From ``{"frames": [{"kind": …, "hex": …}], "offsets_ns": […]}`` and, if need be, ``sends`` ({at_ns, frame,
+        sender, lost}), ``wire_after_ns``, ``before_wiring``; None is no announcement at all.
 
         :raises GuestError: when it is something else.
         """
@@ -55,17 +82,34 @@ class Announcement:
             raise ValueError(f"an offset is an integer in 0 … {MAX_OFFSET_NS} ns")
         if list(offsets) != sorted(offsets):
             raise ValueError("offsets ascend")
-        return cls(frames, offsets)
+        sends = tuple(
+            Send(item["at_ns"], item["frame"], str(item["sender"])[:32], bool(item["lost"]))
+            for item in raw.get("sends") or ()
+        )
+        if len(sends) > MAX_SENDS or any(
+            not isinstance(send.frame, int) or not 0 <= send.frame < len(frames) for send in sends
+        ):
+            raise ValueError(f"at most {MAX_SENDS} sends, each of one of the frames")
+        times = [send.at_ns for send in sends]
+        wire_after = raw.get("wire_after_ns") or 0
+        if any(not isinstance(at, int) or not 0 <= at <= MAX_OFFSET_NS for at in (*times, wire_after)):
+            raise ValueError(f"a time is an integer in 0 … {MAX_OFFSET_NS} ns")
+        if times != sorted(times):
+            raise ValueError("sends ascend")
+        return cls(frames, offsets, sends, wire_after, bool(raw.get("before_wiring")))
 
 
 class Announcer:
     """Announces through one interface of the calling thread's network namespace.
 
-    :param sent: called for each frame that left: kind, number of the offset, when due, when sent (both
-        CLOCK_MONOTONIC ns), and the error text when it did not leave after all.
+    The interface is the guest's card, whoever announces: that is where QEMU puts its frames in for the guest, too, and
+    the bridge behind the card learns from them as from the guest's own.
+
+    :param sent: called for each frame: kind, the send, number of its time, when due, when sent (both CLOCK_MONOTONIC
+        ns), and the error text when it did not leave after all.
     """
 
-    def __init__(self, interface: str, loop: Loop, sent: Callable[[str, int, int, int, str], Any]) -> None:
+    def __init__(self, interface: str, loop: Loop, sent: Callable[[str, Send, int, int, int, str], Any]) -> None:
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
         self._sock.bind((interface, 0))
         self._loop = loop
@@ -75,11 +119,11 @@ class Announcer:
     def begin(self, announcement: Announcement, start_ns: int) -> int:
         """Send what is due already, arm a timer for the rest.
 
-        :param start_ns: what the offsets count from.
+        :param start_ns: what the times count from.
         :returns: when the first frame left, 0 when none did.
         """
         self.stop()
-        return self._send_due(announcement, start_ns, 0)
+        return self._send_due(announcement.frames, announcement.planned(), start_ns, 0, 0)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -90,21 +134,26 @@ class Announcer:
         self.stop()
         self._sock.close()
 
-    def _send_due(self, announcement: Announcement, start_ns: int, number: int) -> int:
+    def _send_due(
+        self, frames: Sequence[tuple[str, bytes]], sends: Sequence[Send], start_ns: int, position: int, number: int
+    ) -> int:
+        """:param position: of the next send. :param number: of its time."""
         first_ns = 0
-        offsets = announcement.offsets_ns
-        while number < len(offsets) and start_ns + offsets[number] <= now_ns():
-            due_ns = start_ns + offsets[number]
-            for kind, frame in announcement.frames:
-                error = self._send(frame)
-                at_ns = now_ns()
-                if not error:
-                    first_ns = first_ns or at_ns
-                self._sent(kind, number, due_ns, at_ns, error)
-            number += 1
-        if number < len(offsets):
+        while position < len(sends) and start_ns + sends[position].at_ns <= now_ns():
+            send = sends[position]
+            kind, frame = frames[send.frame]
+            error = "" if send.lost else self._send(frame)
+            at_ns = now_ns()
+            if not error and not send.lost:
+                first_ns = first_ns or at_ns
+            self._sent(kind, send, number, start_ns + send.at_ns, at_ns, error)
+            position += 1
+            if position < len(sends) and sends[position].at_ns != send.at_ns:
+                number += 1
+        if position < len(sends):
             self._timer = self._loop.at(
-                start_ns + offsets[number], lambda: self._send_due(announcement, start_ns, number)
+                start_ns + sends[position].at_ns,
+                lambda: self._send_due(frames, sends, start_ns, position, number),
             )
         return first_ns
 
@@ -114,3 +163,37 @@ class Announcer:
         except OSError as error:
             return error.strerror or str(error)
         return ""
+
+
+class Chatter:
+    """A guest that speaks by itself: an IPv4 broadcast every *interval_ns*, from its card's interface.
+
+    UDP to the discard port (RFC 863), which answers nothing. A silent guest, which only ever answers, has none.
+    """
+
+    def __init__(self, interface: str, loop: Loop, interval_ns: int, address: str) -> None:
+        self._loop = loop
+        self._interval_ns = interval_ns
+        self._timer: Timer | None = None
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        self._sock.setblocking(False)
+        self._sock.bind((address, 0))
+
+    def begin(self) -> None:
+        """Speak now and then. Idempotent."""
+        self.stop()
+        with contextlib.suppress(OSError):  # a full queue, or no route yet: the next one comes
+            self._sock.sendto(b"here", ("255.255.255.255", _DISCARD_PORT))
+        self._timer = self._loop.at(now_ns() + self._interval_ns, self.begin)
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> None:
+        self.stop()
+        self._sock.close()

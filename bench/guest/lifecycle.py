@@ -28,7 +28,7 @@ from typing import Any
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, GuestError
 from bench.guest import device_state
-from bench.guest.announcer import Announcement, Announcer
+from bench.guest.announcer import Announcement, Announcer, Chatter, Send
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.journal import Journal
@@ -84,6 +84,7 @@ class ProcessGuest:
         self._machine: Machine
         self._port: GuestPort | None = None
         self._announcer: Announcer | None = None
+        self._chatter: Chatter | None = None
         self._sockets: Sockets | None = None
         self._vcpus: list[Vcpu] = []
         self._throttle: VcpuThrottle | None = None
@@ -109,6 +110,8 @@ class ProcessGuest:
         finally:
             os.close(namespace)
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
+        if config.chatter_ns:
+            self._chatter = Chatter(GUEST_INTERFACE, self._loop, config.chatter_ns, config.ip)
         self._memory = memory or GuestMemory.create(config.memory_bytes, config.name)
         if not config.skeleton:
             self._memory.populate()
@@ -344,18 +347,33 @@ class ProcessGuest:
         self.state = State.RUNNING
         self._attempt("vcpus", self._run_vcpus)
         resumed_ns = now_ns()
-        self._attempt("wire", self._wired_port().wire)
-        wired_ns = now_ns()
-        announce_ns = announcer.begin(announcement, wired_ns)
+        wired_ns = 0
+        begin_ns = resumed_ns + (0 if announcement.before_wiring else announcement.wire_after_ns)
+        if announcement.wire_after_ns:
+            self._loop.at(resumed_ns + announcement.wire_after_ns, self._wire_late)
+        else:
+            self._attempt("wire", self._wired_port().wire)
+            begin_ns = wired_ns = now_ns()
+        announce_ns = announcer.begin(announcement, begin_ns)
         self._attempt("connections", lambda: self._lost(sockets.finish()))
         repair_off_ns = now_ns()
         self._attempt("services", sockets.serve)
         self._loop.release_bulk()
         journal.critical = False
+        if self._chatter is not None:
+            self._chatter.begin()
         self._record("resumed", resumed_ns)
-        self._record("port_wired", wired_ns)
+        if wired_ns:
+            self._record("port_wired", wired_ns)
         self._record("repair_off", repair_off_ns, connections=len(sockets))
         return {"resumed_ns": resumed_ns, "port_wired_ns": wired_ns, "announce_ns": announce_ns}
+
+    def _wire_late(self) -> None:
+        """The hypervisor's port is bound only now, as was asked for."""
+        if self.state is State.RUNNING:
+            self._attempt("wire", self._wired_port().wire)
+            self._record("port_wired", now_ns(), late=True)
+            self.flush()
 
     # the end
 
@@ -386,6 +404,8 @@ class ProcessGuest:
             self._attempt("remove", self._port.remove)
         if self._announcer is not None:
             self._attempt("announcer", self._announcer.close)
+        if self._chatter is not None:
+            self._attempt("chatter", self._chatter.close)
         self.release_throttle()
         for vcpu in self._vcpus:
             self._loop.unwatch(vcpu.channel.fileno())
@@ -446,9 +466,10 @@ class ProcessGuest:
         for reason in connections:
             log.warning("connection lost: %s", reason)
 
-    def _announced(self, kind: str, number: int, due_ns: int, at_ns: int, error: str) -> None:
+    def _announced(self, kind: str, send: Send, number: int, due_ns: int, at_ns: int, error: str) -> None:
         detail: Mapping[str, Any] = {"error": error} if error else {}
-        self._record("announce_sent", at_ns, kind=kind, n=number, due_ns=due_ns, **detail)
+        name = "announce_lost" if send.lost else "announce_sent"
+        self._record(name, at_ns, kind=kind, sender=send.sender, n=number, due_ns=due_ns, **detail)
         if self._journal is not None and not self._journal.critical:
             self.flush()
 

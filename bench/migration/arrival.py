@@ -249,7 +249,8 @@ class Arrival:
         self._taken = True
         self.report("ownership_taken", taken.ownership_ns)
         self.report("resumed", taken.resumed_ns)
-        self.report("port_wired", taken.port_wired_ns)
+        if taken.port_wired_ns:  # 0: it will be wired late
+            self.report("port_wired", taken.port_wired_ns)
         if self._postcopy is not None:
             self._postcopy.run(taken.resumed_ns)
             return

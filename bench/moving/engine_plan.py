@@ -74,7 +74,7 @@ class EnginePlans:
                 "dirty_limit_bytes_per_s": migration.dirty_limit,
                 "cgroup": self._throttle_cgroup(),
             },
-            announce=guests.announcement(name, migration.announce_delay),
+            announce=guests.announcement(name, migration.announce_delay, faulty=True),
             events_directory=self._directory / "events",
             log_directory=self._directory / "logs",
             tag=f"{name}.{self._made}",

@@ -84,8 +84,8 @@ class Mover:
         """How long the announcements of a guest that has just moved go on."""
         testbed = self._testbed
         name = testbed.scenario.guests[0].name
-        offsets = testbed.guests.announcement(name, testbed.scenario.migration.announce_delay)["offsets_ns"]
-        return int(max(offsets, default=0))
+        told = testbed.guests.announcement(name, testbed.scenario.migration.announce_delay, faulty=True)
+        return int(told["wire_after_ns"] + max(told["offsets_ns"], default=0))
 
     def move(self, orders: tuple[Order, ...]) -> None:
         """One set of orders, to its end."""

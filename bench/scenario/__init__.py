@@ -5,16 +5,18 @@ A scenario is a TOML file. Every key has a default, so an empty file is a scenar
 range is a :class:`~bench.errors.ScenarioError` that names file, key, what was given and what is allowed.
 """
 
+from bench.scenario.announce import AnnounceFaultsSpec, AnnounceSpec
 from bench.scenario.clients import ClientSpec
 from bench.scenario.guest import ContentSpec, GuestSpec, WorkloadSpec
 from bench.scenario.loading import apply_setting, load_scenario, parse_scenario, read_raw, restore_scenario
-from bench.scenario.migration import AnnounceSpec, MigrationSpec
+from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkDirectionSpec, LinkSpec, NetworkSpec
 from bench.scenario.values import Spec
 from bench.scenario.whole import RunSpec, Scenario
 
 __all__ = [
+    "AnnounceFaultsSpec",
     "AnnounceSpec",
     "CalibrationSpec",
     "ClientSpec",

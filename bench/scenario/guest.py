@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from bench import units
-from bench.scenario.values import PAGE_BYTES, ByteRate, Bytes, NodeName, Share, Spec, quantity
+from bench.scenario.values import PAGE_BYTES, ByteRate, Bytes, DurationNs, NodeName, Share, Spec, quantity
 
 
 class ContentSpec(Spec):
@@ -44,6 +45,8 @@ class GuestSpec(Spec):
 
     ``host``: the hypervisor that it boots on; by default ``migration.source``, else the first one. Name, address, MAC
     address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
+    ``chatter``: how often it broadcasts something by itself; 0: it is silent, it only answers (and its TCP retransmits).
+    ``gateway``: its default route.
     """
 
     name: NodeName = "g1"
@@ -54,8 +57,25 @@ class GuestSpec(Spec):
     store_memory: Bytes = 8 << 20
     address: str = "10.0.1.1"
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:00:00:01"
+    gateway: str | None = None
+    chatter: DurationNs = 0
     workload: WorkloadSpec = WorkloadSpec()
     host: NodeName | None = None
+
+    @field_validator("chatter")
+    @classmethod
+    def _chatter(cls, value: int) -> int:
+        if value and not 1_000_000 <= value <= 60 * 10**9:
+            raise ValueError("'0', or from '1ms' to '60s'")
+        return value
+
+    @field_validator("gateway")
+    @classmethod
+    def _gateway(cls, value: str | None) -> str | None:
+        try:
+            return value and str(ipaddress.IPv4Address(value))
+        except ValueError:
+            raise ValueError("an IPv4 address") from None
 
     @field_validator("memory")
     @classmethod

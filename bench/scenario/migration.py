@@ -1,4 +1,4 @@
-"""How a guest moves, and how the network is told."""
+"""How a guest moves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.scenario.values import FROM_LIST, BitRate, ByteRate, Bytes, DurationNs, NodeName, Spec
+from bench.scenario.values import BitRate, ByteRate, Bytes, DurationNs, NodeName, Spec
 
 
 class MigrationSpec(Spec):
@@ -108,12 +108,3 @@ class MigrationSpec(Spec):
                 f"on_no_convergence 'throttle' only with mode 'precopy': '{self.mode}' does not wait for it"
             )
         return self
-
-
-class AnnounceSpec(Spec):
-    """What tells the network where the guest is now. ``qemu``: frames at 0, 50, 200, 450, 800 ms after the port is
-    wired.
-    """
-
-    kinds: Annotated[tuple[Literal["rarp", "garp", "garp-reply"], ...], FROM_LIST] = ("rarp", "garp")
-    schedule: Literal["qemu", "once", "none"] = "qemu"

@@ -6,11 +6,12 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from bench.scenario.announce import AnnounceSpec
 from bench.scenario.clients import ClientSpec
 from bench.scenario.expect import check_texts
 from bench.scenario.guest import GuestSpec
 from bench.scenario.guests import complete
-from bench.scenario.migration import AnnounceSpec, MigrationSpec
+from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkSpec, NetworkSpec
 from bench.scenario.values import FROM_LIST, DurationNs, Share, Spec
