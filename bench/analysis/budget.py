@@ -72,6 +72,8 @@ class CutPoints:
     """What ended the first nine stages, in order; CLOCK_MONOTONIC ns, None for what was not observed.
 
     :param rolled_back: the guest went on at the source; *resumed_ns* and *port_wired_ns* are when it did.
+    :param unannounced: no announcement left once the port was wired (none asked for, all lost, or all too early),
+        so that stage has no end of its own: the network has to learn from the guest's other frames.
     """
 
     pause_begin_ns: int | None = None
@@ -84,6 +86,7 @@ class CutPoints:
     announce_ns: int | None = None
     relearned_ns: int | None = None
     rolled_back: bool = False
+    unannounced: bool = False
 
     def chain(self) -> list[int | None]:
         """Those that cause one another, in order: all but relearning."""
@@ -131,6 +134,10 @@ def cut_points(timeline: Timeline, window: Window, relearned_ns: int | None) -> 
     stopped = [first("vcpus_stopped", guest), first("net_cut", guest)]
     resumed, wired = first("resumed", guest, destination), first("port_wired", guest, destination)
     rolled_back = first("rolled_back", guest) if resumed is None else None
+    # Those of the boot or of the migration before may still be going out when this one begins, and what leaves before
+    # the port is wired does not get far.
+    earliest_ns = max(resumed or 0, wired or 0)
+    announced = next((e.t_ns for e in guest if e.name == "announce_sent" and e.t_ns >= earliest_ns), None)
     return CutPoints(
         pause_begin_ns=first("pause_begin", guest, events),
         paused_ns=None if None in stopped else max(time for time in stopped if time is not None),
@@ -139,10 +146,10 @@ def cut_points(timeline: Timeline, window: Window, relearned_ns: int | None) -> 
         storage_ns=first("storage_acquired", destination),
         resumed_ns=resumed if rolled_back is None else rolled_back,
         port_wired_ns=wired if rolled_back is None else rolled_back,
-        # Those of the boot or of the migration before may still be going out when this one begins.
-        announce_ns=next((e.t_ns for e in guest if e.name == "announce_sent" and e.t_ns >= (resumed or 0)), None),
+        announce_ns=announced,
         relearned_ns=relearned_ns,
         rolled_back=rolled_back is not None,
+        unannounced=announced is None and None not in (resumed, wired),
     )
 
 
@@ -154,7 +161,9 @@ def outage_budget(outage: Outage | None, cuts: CutPoints, through: Through) -> B
         return Budget(dict.fromkeys(STAGES, 0), 0, note="the flow noticed nothing")
     ready_ns, remark = _ready_ns(cuts, through)
     points = [*cuts.chain(), ready_ns, through.left_ns]
-    problems = [*_missing(points, cuts.rolled_back), *_contradictions(outage, cuts, through)]
+    if cuts.unannounced:
+        remark = "; ".join(text for text in ("no announcement left once the port was wired", remark) if text)
+    problems = [*_missing(points, cuts), *_contradictions(outage, cuts, through)]
     parts: dict[str, int] = {}
     reached = outage.start_ns
     for stage, point in zip(STAGES, [*points, outage.end_ns], strict=True):
@@ -177,8 +186,10 @@ def _ready_ns(cuts: CutPoints, through: Through) -> tuple[int | None, str]:
     return ready, f"served {early / NS_PER_MS:.1f} ms before the switches were stable" if early > TOLERANCE_NS else ""
 
 
-def _missing(points: Sequence[int | None], rolled_back: bool) -> list[str]:
-    needed = _ROLLED_BACK_STAGES if rolled_back else STAGES
+def _missing(points: Sequence[int | None], cuts: CutPoints) -> list[str]:
+    needed = set(_ROLLED_BACK_STAGES if cuts.rolled_back else STAGES)
+    if cuts.unannounced:
+        needed.discard("announce")
     names = [stage for stage, point in zip(STAGES, points, strict=False) if point is None and stage in needed]
     return [f"not observed: the end of {', '.join(names)}"] if names else []
 

@@ -100,6 +100,8 @@ def analyse_relearning(
         return RelearnResult(announce_ns=None)
     resumed_ns = resumed[0]
     announced = [event.t_ns for event in guests if event.name == "announce_sent" and event.t_ns >= resumed_ns]
+    wired_ns = next((event.t_ns for event in guests if event.name == "port_wired"), resumed_ns)
+    got_out = [t_ns for t_ns in announced if t_ns >= wired_ns]  # earlier ones died at the hypervisor's port
     about = [
         event
         for event in events
@@ -108,7 +110,7 @@ def analyse_relearning(
     controlled = any(event.source == "controller" for event in timeline)
     after = frames[(frames["t_ns"] >= resumed_ns) & (frames["t_ns"] < window.end_ns)]
     return RelearnResult(
-        announce_ns=min(announced, default=None),
+        announce_ns=min(got_out, default=None),
         announcements=len(announced),
         switches=[
             _switch(name, both, _controller(name, about), _Seen(after, interfaces), resumed_ns, controlled=controlled)

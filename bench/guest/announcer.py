@@ -105,11 +105,11 @@ class Announcer:
     The interface is the guest's card, whoever announces: that is where QEMU puts its frames in for the guest, too, and
     the bridge behind the card learns from them as from the guest's own.
 
-    :param sent: called for each frame: kind, the send, number of its time, when due, when sent (both CLOCK_MONOTONIC
-        ns), and the error text when it did not leave after all.
+    :param sent: called for each frame: kind, the send, number of its time, when it was due and when it left (both
+        CLOCK_MONOTONIC ns), and the error text when it did not leave after all.
     """
 
-    def __init__(self, interface: str, loop: Loop, sent: Callable[[str, Send, int, int, int, str], Any]) -> None:
+    def __init__(self, interface: str, loop: Loop, sent: Callable[[str, Send, int, tuple[int, int], str], Any]) -> None:
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
         self._sock.bind((interface, 0))
         self._loop = loop
@@ -146,7 +146,7 @@ class Announcer:
             at_ns = now_ns()
             if not error and not send.lost:
                 first_ns = first_ns or at_ns
-            self._sent(kind, send, number, start_ns + send.at_ns, at_ns, error)
+            self._sent(kind, send, number, (start_ns + send.at_ns, at_ns), error)
             position += 1
             if position < len(sends) and sends[position].at_ns != send.at_ns:
                 number += 1

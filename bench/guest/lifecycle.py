@@ -466,8 +466,9 @@ class ProcessGuest:
         for reason in connections:
             log.warning("connection lost: %s", reason)
 
-    def _announced(self, kind: str, send: Send, number: int, due_ns: int, at_ns: int, error: str) -> None:
+    def _announced(self, kind: str, send: Send, number: int, times: tuple[int, int], error: str) -> None:
         detail: Mapping[str, Any] = {"error": error} if error else {}
+        due_ns, at_ns = times
         name = "announce_lost" if send.lost else "announce_sent"
         self._record(name, at_ns, kind=kind, sender=send.sender, n=number, due_ns=due_ns, **detail)
         if self._journal is not None and not self._journal.critical:

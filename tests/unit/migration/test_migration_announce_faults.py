@@ -121,7 +121,7 @@ def test_a_boot_knows_no_faults() -> None:
         ({"max": "10ms"}, "max of at least initial"),
         ({"kinds": ["smoke"]}, "'rarp'"),
         ({"faults": {"before_wiring": True}}, "wired_late with before_wiring"),
-        ({"faults": {"late": "1h"}}, "up to '120s'"),
+        ({"faults": {"late": "10min"}}, "up to '120s'"),
         ({"faults": {"wrong_mac": "no"}}, "pattern"),
         ({"faults": {"early": 1}}, "lost_first"),
     ],
