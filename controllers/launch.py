@@ -27,9 +27,14 @@ if not __package__:  # run as a script: our own directory is no place to import 
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _here)]
 
-from controllers import framework, observe
+from controllers import framework, observe, orders
 
-APPS = {"learning": "controllers.learning"}
+APPS = {
+    "learning": "controllers.learning",
+    "stale": "controllers.stale",
+    "proactive": "controllers.proactive",
+    "activation": "controllers.activation",
+}
 EXIT_USAGE = 2
 _log = logging.getLogger("bench.controller")
 
@@ -87,14 +92,15 @@ def _announce_listening(framework_name: str, host: str, port: int) -> None:
 
 
 def _follow_channel(hub: Any, fd: int) -> None:
-    """Lifecycle events go up the socket; its end is ours."""
+    """Lifecycle events go up the socket, orders come down; its end is ours."""
     channel = socket.socket(fileno=fd)
     observe.observer().set_channel(channel)
 
     def wait_for_end() -> None:
+        lines = orders.Lines()
         try:
-            while channel.recv(4096):
-                pass
+            while data := channel.recv(4096):
+                lines.feed(data)
         except OSError:
             pass
         _end(0)

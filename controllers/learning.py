@@ -24,14 +24,13 @@ from typing import Any
 if not __package__ and str(Path(__file__).resolve().parent.parent) not in sys.path:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # loaded as a file by the framework's own launcher
 
-from controllers import framework, observe
+from controllers import framework, observe, openflow
 from controllers.learning_logic import (
     HOLD_VARIABLE,
     MISS_COOKIE,
     NS_PER_S,
     Barrier,
     Flow,
-    FlowDelete,
     LearningSwitch,
     Match,
     Observation,
@@ -39,10 +38,8 @@ from controllers.learning_logic import (
     hold_s,
 )
 
-_ofproto = framework.load("ofproto.ofproto_v1_3")
-_parser = framework.load("ofproto.ofproto_v1_3_parser")
+_ofproto = openflow.ofproto
 
-HEAD_BYTES = 128  # of a frame, for the controller: more than any head that packets.parse looks at
 _BARRIERS_KEPT = 10_000
 
 
@@ -127,7 +124,7 @@ class Learning(framework.app_class()):  # type: ignore[misc]
             if isinstance(step, Observation):
                 seen.append((step.name, step.data, now_ns))
             elif isinstance(step, Barrier):
-                request = _parser.OFPBarrierRequest(datapath)
+                request = openflow.parser.OFPBarrierRequest(datapath)
                 datapath.set_xid(request)
                 sent_ns = observe.now_ns()
                 self._remember((switch.dpid, request.xid), (step.mac, sent_ns))
@@ -137,8 +134,10 @@ class Learning(framework.app_class()):  # type: ignore[misc]
                 seen.append(("barrier_sent", told, sent_ns))
                 flow_mods = 0
             else:
-                message = _flow(datapath, step) if isinstance(step, Flow) else _delete(datapath, step)
-                datapath.send_msg(message)
+                if isinstance(step, Flow):
+                    datapath.send_msg(openflow.flow_mod(datapath, step))
+                else:
+                    datapath.send_msg(openflow.flow_delete(datapath, step))
                 flow_mods += 1
         if flow_mods:
             seen.append(
@@ -155,51 +154,3 @@ class Learning(framework.app_class()):  # type: ignore[misc]
         if len(self._barriers) >= _BARRIERS_KEPT:  # a switch that never answers
             del self._barriers[next(iter(self._barriers))]
         self._barriers[key] = barrier
-
-
-def _match(match: Match) -> Any:
-    fields: dict[str, Any] = {}
-    for name in ("in_port", "eth_src", "eth_dst", "eth_type"):
-        value = getattr(match, name)
-        if isinstance(value, str) and "/" in value:
-            value = tuple(value.split("/"))
-        if value is not None:
-            fields[name] = value
-    return _parser.OFPMatch(**fields)
-
-
-def _flow(datapath: Any, flow: Flow) -> Any:
-    special = {
-        "controller": _parser.OFPActionOutput(_ofproto.OFPP_CONTROLLER, HEAD_BYTES),
-        "flood": _parser.OFPActionOutput(_ofproto.OFPP_FLOOD),
-    }
-    actions = [special[port] if isinstance(port, str) else _parser.OFPActionOutput(port) for port in flow.outputs]
-    instructions = []
-    if actions:
-        instructions.append(_parser.OFPInstructionActions(_ofproto.OFPIT_APPLY_ACTIONS, actions))
-    if flow.goto is not None:
-        instructions.append(_parser.OFPInstructionGotoTable(flow.goto))
-    return _parser.OFPFlowMod(
-        datapath,
-        cookie=flow.cookie,
-        table_id=flow.table,
-        command=_ofproto.OFPFC_ADD,
-        idle_timeout=flow.idle_timeout_s,
-        hard_timeout=flow.hard_timeout_s,
-        priority=flow.priority,
-        flags=_ofproto.OFPFF_SEND_FLOW_REM if flow.notify_removed else 0,
-        match=_match(flow.match),
-        instructions=instructions,
-    )
-
-
-def _delete(datapath: Any, delete: FlowDelete) -> Any:
-    return _parser.OFPFlowMod(
-        datapath,
-        table_id=_ofproto.OFPTT_ALL if delete.table is None else delete.table,
-        command=_ofproto.OFPFC_DELETE,
-        out_port=_ofproto.OFPP_ANY if delete.out_port is None else delete.out_port,
-        out_group=_ofproto.OFPG_ANY,
-        match=_match(delete.match),
-        instructions=[],
-    )

@@ -121,9 +121,13 @@ class FlowDelete:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Let the switch confirm that all before is done. *mac*: the address it is about, None for the pipeline."""
+    """Let the switch confirm that all before is done. *mac*: the address it is about, None for the pipeline.
+
+    *token*: handed back to the logic of a network-wide app with the answer.
+    """
 
     mac: str | None = None
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,11 +80,8 @@ def observer() -> Observer:
     return _Process.observer
 
 
-def switch_name(dpid: int) -> str:
-    """A switch's name: as the environment variable ``BENCH_SWITCHES`` says (JSON, ``{"1": "s1"}``), else Mininet's.
-
-    Mininet makes the datapath id from the digits of the name: 1 is s1.
-    """
+def switch_names() -> Mapping[int, str]:
+    """The switches that the environment variable ``BENCH_SWITCHES`` names (JSON, ``{"1": "s1"}``); empty without it."""
     if _Process.names is None:
         try:
             told = json.loads(os.environ.get(NAMES_VARIABLE) or "{}")
@@ -92,4 +89,9 @@ def switch_name(dpid: int) -> str:
         except (ValueError, AttributeError):
             _log.warning("%s is not a JSON object of datapath ids and names: ignored", NAMES_VARIABLE)
             _Process.names = {}
-    return _Process.names.get(dpid, f"s{dpid}")
+    return _Process.names
+
+
+def switch_name(dpid: int) -> str:
+    """A switch's name, by :func:`switch_names`, else Mininet's, which makes the id from the name's digits: 1 is s1."""
+    return switch_names().get(dpid, f"s{dpid}")
