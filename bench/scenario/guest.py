@@ -45,7 +45,7 @@ class GuestSpec(Spec):
 
     ``host``: the hypervisor that it boots on; by default ``migration.source``, else the first one. Name, address, MAC
     address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
-    ``chatter``: how often it broadcasts something by itself; 0: it is silent, it only answers (and its TCP retransmits).
+    ``chatter``: how often it broadcasts something by itself; 0: it is silent, and only answers.
     ``gateway``: its default route.
     """
 
