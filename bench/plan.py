@@ -7,7 +7,7 @@ is ever half built.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Plan:
     :param flows: client host -> its flows, each with its name and its guest's.
     :param links: (first node, second node) of every link, as the topology has them.
     :param dpids: switch -> its OpenFlow datapath id.
+    :param prefixes: host -> its prefix length, where that is not the subnet's.
+    :param blocked: the pairs of nodes whose link a spanning tree blocks; filled in when that has settled.
     """
 
     topo: Any
@@ -55,6 +57,12 @@ class Plan:
     flows: dict[str, tuple[ClientSpec, ...]]
     links: tuple[tuple[str, str], ...]
     dpids: dict[str, int]
+    prefixes: dict[str, int] = field(default_factory=dict)
+    blocked: set[frozenset[str]] = field(default_factory=set)
+
+    def prefix_of(self, host: str) -> int:
+        """The prefix length of a host's address."""
+        return self.prefixes.get(host, self.prefix_length)
 
     @property
     def source(self) -> str:
@@ -83,7 +91,7 @@ class Plan:
         """A shortest path through switches, ends included; empty when there is none."""
         from topologies import paths  # noqa: PLC0415 - as above
 
-        return paths.path(self.topo, first, second) or []
+        return paths.path(self.topo, first, second, self.blocked) or []
 
 
 def available_memory_bytes(meminfo: str) -> int:
@@ -146,7 +154,7 @@ def _check_links(scenario: Scenario, links: tuple[tuple[str, str], ...], where: 
             raise ScenarioError(where, f"links.{name}", name, f"links of the topology: {allowed}")
 
 
-def _check_paths(topo: Any, ends: list[str], where: str, name: str) -> None:
+def _check_paths(topo: Any, ends: list[str], where: str, name: str, *, loops_do: bool) -> None:
     from topologies import paths  # noqa: PLC0415 - Mininet is imported only when a network is needed
 
     for end in ends[1:]:
@@ -155,9 +163,13 @@ def _check_paths(topo: Any, ends: list[str], where: str, name: str) -> None:
                 where, "network.topology", name, f"a topology with a path through switches between {ends[0]} and {end}"
             )
     loop = paths.find_loop(topo)
-    if loop is not None:
+    if loop is not None and not loops_do and not paths.has_spanning_tree(topo):
         raise ScenarioError(
-            where, "network.topology", name, f"a topology without a loop (there is one through {'-'.join(loop)})"
+            where,
+            "network.topology",
+            name,
+            f"a topology without a loop (there is one through {'-'.join(loop)}), controller.app 'proactive', or a "
+            "spanning tree (the argument stp=true of the built-in ones)",
         )
 
 
@@ -209,7 +221,13 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     links = tuple((first, second) for first, second in topo.links())
     _check_links(scenario, links, where)
     ends = dict.fromkeys([*homes.values(), *(order.destination for order in orders)])
-    _check_paths(topo, [*ends, *flows, *([storage] if storage else [])], where, scenario.network.topology)
+    _check_paths(
+        topo,
+        [*ends, *flows, *([storage] if storage else [])],
+        where,
+        scenario.network.topology,
+        loops_do=scenario.controller.knows_topology,
+    )
     addresses, prefix_length = _addresses(scenario, topo, where)
     if scenario.migration.security == "ssh":
         find_sshd()
@@ -229,4 +247,9 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
         flows=flows,
         links=links,
         dpids=dpids,
+        prefixes={
+            host: int(str(topo.nodeInfo(host)["ip"]).split("/")[1])
+            for host in topo.hosts()
+            if "/" in str(topo.nodeInfo(host).get("ip"))
+        },
     )

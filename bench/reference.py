@@ -26,6 +26,7 @@ _DURATIONS = frozenset(
         *("delay", "jitter", "burst", "delay_tolerance", "downtime_limit", "max_time", "interval", "think"),
         *("timeout", "warmup", "settle", "pause_between", "announce_delay", "start"),
         *("guest_delay", "initial", "max", "step", "late", "wired_late", "chatter"),
+        *("hold", "idle_timeout", "hard_timeout"),
     )
 )
 _RATES = frozenset(("bandwidth", "max_bandwidth", "rate"))

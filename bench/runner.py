@@ -178,7 +178,7 @@ class Runner:
             **environment(),
             "datapath": testbed.datapath,
             "delay": sorted({link.mechanism for link in testbed.links}),
-            "controller": f"{self.scenario.controller.framework}/{self.scenario.controller.app}",
+            "controller": testbed.control.name,
             "cpu": load.summary(begin_ns, end_ns),
             "guest": stats.get(self.scenario.guests[0].name, {}),
             **({"guests": stats} if len(self.scenario.guests) > 1 else {}),

@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
+from bench.control_plane import ControlPlane
 from bench.errors import HostError
 from bench.guests import BRIDGE, Guests
 from bench.host.commands import describe_status, run
-from bench.host.controller import ControllerProcess
 from bench.host.kernel import switch_ipv6_off
-from bench.host.ovs import OpenVSwitch
 from bench.link.calibrate import Endpoint, calibrate
 from bench.link.links import LinkFactory
 from bench.plan import Plan
 from bench.result import LinkResult
 from bench.scenario import Scenario
 
-CONTROLLER_PORT = 6653
 COMMAND_NS = 10 * NS_PER_S
-CONNECT_NS = 30 * NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,14 @@ class Hypervisor:
     :param pid: of the process that holds its network namespace.
     :param uplink: the interface that its link to the switch ends in.
     :param address: its IPv4 address, which is the bridge's.
+    :param migration_address: in the network for migrations, where the topology has one of its own.
     """
 
     name: str
     pid: int
     uplink: str
     address: str
+    migration_address: str
 
 
 class Testbed:
@@ -59,8 +58,7 @@ class Testbed:
         self.links: list[LinkResult] = []
         self.hypervisors: dict[str, Hypervisor] = {}
         self.net: Any = None
-        self.ovs: OpenVSwitch | None = None
-        self.controller: ControllerProcess | None = None
+        self.control = ControlPlane(scenario, plan, directory)
         self._factory: LinkFactory | None = None
         self._notify = notify
         self._stack = contextlib.ExitStack()
@@ -76,25 +74,11 @@ class Testbed:
         :raises BenchError: what could not be made; the caller closes.
         """
         self._notify("raising the network")
-        self.ovs = OpenVSwitch(self.directory / "ovs", self.scenario.network.datapath)
-        self._stack.callback(self.ovs.stop)
-        self.ovs.start()
-        if self.scenario.controller.app != "standalone":
-            names = {dpid: name for name, dpid in self.plan.dpids.items()}
-            self.controller = ControllerProcess(
-                self.scenario.controller.framework,
-                self.scenario.controller.app,
-                self.directory,
-                CONTROLLER_PORT,
-                names=names,
-            )
-            self._stack.callback(self.controller.stop)
-            self.controller.start()
+        self.control.start(self._stack)
         self._build()
         for name in self.plan.hypervisors:
             self.hypervisors[name] = self._make_hypervisor(name)
-        if self.controller is not None:
-            self.controller.wait_connected(len(self.net.switches), Deadline(CONNECT_NS))
+        self.control.wait_ready(self.net.switches)
         if self.scenario.calibration.enabled:
             self._notify("calibrating the links")
         self.links = calibrate(
@@ -102,15 +86,8 @@ class Testbed:
             {host.name: Endpoint(host.pid, self.plan.addresses[host.name]) for host in self.net.hosts},
             self.scenario.calibration,
             log_directory=self.directory / "logs",
-            switch_pid=self._switch_pid(),
+            switch_pid=self.control.switch_pid(),
         )
-
-    def _switch_pid(self) -> int | None:
-        """The process whose packet sockets carry all frames: ovs-vswitchd of the userspace datapath."""
-        assert self.ovs is not None
-        if self.ovs.datapath != "user":
-            return None
-        return next((process.pid for process in self.ovs.processes if process.name == "ovs-vswitchd"), None)
 
     def _require_factory(self) -> LinkFactory:
         if self._factory is None:
@@ -123,13 +100,12 @@ class Testbed:
 
         setLogLevel("error")
         Mininet.inited = True  # or it would change limits and sysctls of the whole machine
-        assert self.ovs is not None
         factory = LinkFactory(self.scenario.link, log=self.directory / "logs" / "delayline.log")
         self._stack.callback(factory.stop)
         self._factory = factory
         net = Mininet(
             topo=None,
-            switch=self.ovs.switch_class(CONTROLLER_PORT if self.controller else None),
+            switch=self.control.switch_class(),
             link=factory.link_class(),
             controller=None,
             autoSetMacs=True,
@@ -137,10 +113,10 @@ class Testbed:
         )
         self.net = net
         self._stack.callback(self._stop_network)
-        self._stack.enter_context(self.ovs.environment())
+        self._stack.enter_context(self.control.environment())
         topo = self.plan.topo
         for name in topo.hosts():
-            address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
+            address = f"{self.plan.addresses[name]}/{self.plan.prefix_of(name)}"
             net.addHost(name, **{**topo.nodeInfo(name), "ip": address})
         for name in topo.switches():
             net.addSwitch(name, **{**topo.nodeInfo(name), "dpid": f"{self.plan.dpids[name]:016x}"})
@@ -175,7 +151,9 @@ class Testbed:
             input="\n".join(batch).encode() + b"\n",
             netns_pid=host.pid,
         )
-        return Hypervisor(name, host.pid, uplink, self.plan.addresses[name])
+        own = self.plan.addresses[name]
+        apart = (str(intf.IP()) for intf in host.intfList() if intf.params.get("network") == "migration")
+        return Hypervisor(name, host.pid, uplink, own, next(apart, own))
 
     # guests
 
@@ -187,7 +165,7 @@ class Testbed:
 
     @property
     def datapath(self) -> str:
-        return self.ovs.datapath if self.ovs is not None else "none"
+        return self.control.datapath
 
     def switch_ports(self) -> dict[str, dict[str, str]]:
         """Switch -> (port name -> the node at the other end)."""
@@ -200,11 +178,11 @@ class Testbed:
 
     def require_alive(self) -> None:
         """:raises BenchError: when a part that everything depends on has died."""
-        for process in self.ovs.processes if self.ovs is not None else ():
+        for process in self.control.ovs.processes if self.control.ovs is not None else ():
             if not process.alive:
                 raise HostError(f"{process.name} died: {describe_status(process.status or 0)}")
-        if self.controller is not None:
-            self.controller.check()
+        if self.control.controller is not None:
+            self.control.controller.check()
         if self._factory is not None:
             self._factory.check()
 

@@ -159,10 +159,11 @@ class ProactiveNetwork:
             ports.add(port)
             return [At(dpid, self._probe_of(dpid, port)), *(self._rebuild() if self.ready else [])]
         ports.discard(port)
-        was_link = self.graph.remove_end(dpid, port)
+        self.graph.remove_end(dpid, port)
         for mac in [mac for mac, place in self.places.items() if (place.dpid, place.port) == (dpid, port)]:
             self._forget(mac)
-        return self._rebuild() if self.ready and was_link else []
+        gone = At(dpid, FlowDelete(SOURCE_TABLE, Match(in_port=port)))
+        return [gone, *(self._rebuild() if self.ready else [])]
 
     def tick(self, now_ns: int) -> Steps:
         steps: Steps = []

@@ -109,6 +109,11 @@ def find_loop(topo: Topo) -> list[str] | None:
     return None
 
 
+def has_spanning_tree(topo: Topo) -> bool:
+    """Whether every switch takes part in a spanning tree (option ``stp``): then loops do no harm."""
+    return all(topo.nodeInfo(switch).get("stp") for switch in topo.switches())
+
+
 def _joined(node: str, other: str, parent: dict[str, str | None]) -> list[str]:
     """The loop that the link between two nodes of a tree closes."""
     up: list[str] = []

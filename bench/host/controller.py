@@ -11,14 +11,16 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import ControllerError, DeadlineError
+from bench.errors import ControllerError, DeadlineError, HostError
 from bench.host.channel import Channel, ChannelClosed
 from bench.host.commands import Process, describe_status, spawn_child
 from bench.timeline import Event
 
 SOURCE = "controller"
+OUR_APPS = frozenset(("learning", "proactive", "activation", "stale"))  # they say when a switch is ready
 START_NS = 30 * NS_PER_S
 _DEATH_NS = 2 * NS_PER_S
 _LOG_LINES = 8
@@ -28,12 +30,13 @@ class ControllerProcess:
     """One controller. Use as a context manager, or :meth:`start` and :meth:`stop`.
 
     :param framework: ``ryu`` or ``os-ken``.
-    :param app: ``learning``, or the path of a user's app file for that framework.
+    :param app: one of :data:`OUR_APPS`, or the path of a user's app file for that framework.
     :param rundir: the run's directory; events go to ``events/controller.jsonl``, output to ``logs/controller.log``.
     :param port: TCP port on 127.0.0.1; 0 takes a free one, which :attr:`port` tells after :meth:`start`.
     :param names: the name of each datapath id, where it is not Mininet's (1 is s1).
     :param hold_s: for how long after a move the learning switch takes frames from the port that was left for late ones:
         more than the longest way through the network, queues included.
+    :param options: what else the app is told (``BENCH_APP_OPTIONS``).
     :param on_event: called with each lifecycle event as it is read (by the calls below, there is no thread).
     """
 
@@ -46,6 +49,7 @@ class ControllerProcess:
         *,
         names: Mapping[int, str] | None = None,
         hold_s: int = 1,
+        options: Mapping[str, Any] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.framework = framework
@@ -59,6 +63,7 @@ class ControllerProcess:
         self.ready: set[str] = set()
         self._names = dict(names or {})
         self._hold_s = hold_s
+        self._options = dict(options or {})
         self._on_event = on_event
         self._process: Process | None = None
         self._channel: Channel | None = None
@@ -96,6 +101,7 @@ class ControllerProcess:
             "BENCH_EVENTS": str(self.events),
             "BENCH_SWITCHES": json.dumps({str(dpid): name for dpid, name in self._names.items()}),
             "BENCH_HOLD_S": str(self._hold_s),
+            "BENCH_APP_OPTIONS": json.dumps(self._options),
             "PYTHONWARNINGS": "ignore",  # of the frameworks' own old code; the log is for the app
         }
         self._process, self._channel = spawn_child(
@@ -108,17 +114,26 @@ class ControllerProcess:
             raise
 
     def wait_connected(self, switches: int, deadline: Deadline) -> None:
-        """Return once *switches* switches are connected; with ``app="learning"``: and their flows are in place.
+        """Return once *switches* switches are connected; with one of :data:`OUR_APPS`: and their flows are in
+        place.
 
         :raises ControllerError: the controller ended, or they did not connect in time (with what it logged last).
         """
-        there = self.ready if self.app == "learning" else self.connected
+        there = self.ready if self.app in OUR_APPS else self.connected
         self._read_until(
             lambda _event: len(there) >= switches,
             deadline,
             f"{switches} switches connected",
             already=len(there) >= switches,
         )
+
+    def order(self, order: str, **told: Any) -> None:
+        """Tell the app something (:mod:`controllers.orders`). :raises ControllerError: when it has ended."""
+        process, channel = self._running()
+        try:
+            channel.send({"order": order, **told})
+        except HostError:
+            raise self._died(process) from None
 
     def check(self) -> None:
         """Read what it reported meanwhile. :raises ControllerError: when it has ended."""

@@ -261,13 +261,15 @@ class OpenVSwitch:
             raise HostError(f"ovs-vsctl {' '.join(arguments)[:300]}: {done.stderr.strip()[:1000]}")
         return done.stdout
 
-    def switch_class(self, controller_port: int | None = None) -> type:
+    def switch_class(self, controller_port: int | None = None, *, controller_target: str | None = None) -> type:
         """The Mininet switch class of these daemons: ``Mininet(topo, switch=ovs.switch_class())``.
 
         :param controller_port: of a controller at 127.0.0.1 that every switch connects to, besides those that Mininet
             knows of. Without any controller a switch learns by itself.
+        :param controller_target: the same in Open vSwitch's words, such as ``unix:FILE``.
         """
         from bench.host.ovs_switch import BenchSwitch  # noqa: PLC0415  only here Mininet is needed
 
-        members = {"ovs": self, "controller_port": controller_port, "isSetup": True}
+        target = f"tcp:127.0.0.1:{controller_port}" if controller_port is not None else controller_target
+        members = {"ovs": self, "controller_target": target, "isSetup": True}
         return type("BenchSwitch", (BenchSwitch,), members)

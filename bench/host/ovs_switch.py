@@ -25,7 +25,8 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     """An Open vSwitch bridge in the run's private daemons.
 
     OpenFlow 1.3 unless the topology says otherwise; fail mode ``secure`` with a controller and ``standalone`` (a
-    learning switch) without; out-of-band control; the datapath that the daemons chose, whatever the topology asks for.
+    learning switch) without; the rapid spanning tree for the topology's ``stp``; out-of-band control; the datapath that
+    the daemons chose, whatever the topology asks for.
     Every port has the QoS type ``linux-noop`` (ovs-vswitchd.conf.db(5)), or Open vSwitch would delete the queueing
     disciplines that shape the link.
 
@@ -33,7 +34,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     """
 
     ovs: OpenVSwitch
-    controller_port: int | None = None
+    controller_target: str | None = None
     OVSVersion = "3.0"  # Mininet compares it with 1.10 only
 
     def __init__(self, name: str, **params: Any) -> None:
@@ -58,13 +59,13 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
         targets = {
             controller.name: f"{controller.protocol}:{controller.IP()}:{controller.port}" for controller in controllers
         }
-        if self.controller_port is not None:
-            targets["bench"] = f"tcp:127.0.0.1:{self.controller_port}"
+        if self.controller_target is not None:
+            targets["bench"] = self.controller_target
         self._controllers = len(targets)
         self.failMode = self._asked_fail_mode or ("secure" if targets else "standalone")
         kind = "netdev" if self.datapath == "user" else "system"
         words = ["--", "--may-exist", "add-br", self.name, "--", "set", "Bridge", self.name]
-        words += [f"datapath_type={kind}", f"fail_mode={self.failMode}", f"stp_enable={str(bool(self.stp)).lower()}"]
+        words += [f"datapath_type={kind}", f"fail_mode={self.failMode}", f"rstp_enable={str(bool(self.stp)).lower()}"]
         words += [f"other_config:datapath-id={self.dpid}", f"other_config:dp-desc={self.name}"]
         words += [f"other_config:disable-in-band={str(not self.inband).lower()}", f"protocols={self.protocols}"]
         names = []

@@ -53,7 +53,7 @@ class EnginePlans:
             new_guest_log=new_log,
             bridge=BRIDGE,
             lease_path=guests.lease_path(name),
-            address=there.address,
+            address=there.migration_address,
             port=migration.port + self._scenario.guests.index(guest.spec),
             migration={
                 "mode": migration.mode,

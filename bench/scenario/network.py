@@ -94,8 +94,63 @@ class CalibrationSpec(Spec):
     delay_tolerance: DurationNs = 1_000_000
 
 
-class ControllerSpec(Spec):
-    """``app``: ``learning`` (our OpenFlow 1.3 learning switch) or ``standalone`` (no controller, NORMAL learning)."""
+CONTROL_PLANES = ("standalone", "bridge", "learning", "proactive", "activation", "forwarding", "stale", "external")
+OUR_APPS = ("learning", "proactive", "activation", "stale")
 
-    app: Literal["learning", "standalone"] = "learning"
+
+class ControllerSpec(Spec):
+    """The control plane, in one word (``app``).
+
+    ``standalone``: Open vSwitch learns by itself, as any switch; ``bridge``: Linux bridges in place of Open vSwitch;
+    ``learning``: an OpenFlow app, packet-in, one switch after the other; ``proactive``: an app that knows the topology
+    and moves all paths at the first announcement; ``activation``: the guest's new port is blocked until the guest is
+    announced there, with ``dual_delivery`` to both places meanwhile if wanted; ``forwarding``: as ``standalone``, and
+    frames that reach the source after the pause are kept and sent on to the destination; ``stale``: an app whose flows
+    live for ``idle_timeout`` and ``hard_timeout`` (whole seconds, 0: for ever) and that does not handle moves;
+    ``external``: any OpenFlow controller at ``address`` (``tcp:HOST:PORT``); or a ``file.py`` with an app of your own
+    for ``framework``. ``hold``: for how long frames from the place that was left are taken for late ones.
+    """
+
+    app: str = "learning"
     framework: Literal["ryu", "os-ken"] = "ryu"
+    address: Annotated[str, Field(pattern=r"^tcp:[^:\s]+:\d{1,5}$")] | None = None
+    dual_delivery: bool = False
+    hold: DurationNs = 10**9
+    idle_timeout: DurationNs = 10 * 10**9
+    hard_timeout: DurationNs = 5 * 10**9
+
+    @field_validator("app")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in CONTROL_PLANES and not value.endswith(".py"):
+            raise ValueError(f"one of {', '.join(CONTROL_PLANES)}, or the path of an app's .py file")
+        return value
+
+    @field_validator("hold", "idle_timeout", "hard_timeout")
+    @classmethod
+    def _whole_seconds(cls, value: int) -> int:
+        if value % 10**9 or value > 3600 * 10**9:
+            raise ValueError("whole seconds up to '3600s', as OpenFlow counts them")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> ControllerSpec:
+        if (self.app == "external") != (self.address is not None):
+            raise ValueError("an address (tcp:HOST:PORT) with app 'external' and only there")
+        if self.address is not None and not 0 < int(self.address.rpartition(":")[2]) <= 65535:
+            raise ValueError("a port from 1 to 65535")
+        if self.dual_delivery and self.app != "activation":
+            raise ValueError("dual_delivery only with app 'activation'")
+        if self.hold < 10**9:
+            raise ValueError("a hold of at least '1s'")
+        return self
+
+    @property
+    def is_process(self) -> bool:
+        """Whether a controller process of the bench runs: one of its apps, or the user's."""
+        return self.app in OUR_APPS or self.app.endswith(".py")
+
+    @property
+    def knows_topology(self) -> bool:
+        """Whether it copes with loops."""
+        return self.app == "proactive" or (self.app == "activation" and not self.dual_delivery)

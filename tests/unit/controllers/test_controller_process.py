@@ -64,7 +64,9 @@ def test_a_broken_app_is_said(framework: str, code: str, message: str, tmp_path:
 
 
 def test_a_missing_app_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ControllerError, match=r"nowhere\.py: neither learning nor a readable \.py file"):
+    with pytest.raises(
+        ControllerError, match=r"nowhere\.py: neither learning, stale, proactive, activation nor a readable \.py file"
+    ):
         ControllerProcess("ryu", "nowhere.py", tmp_path, 0).start()
 
 
