@@ -134,6 +134,22 @@ class ControlPlane:
         """``kernel``, ``user``, or ``bridge``."""
         return self.ovs.datapath if self.ovs is not None else "bridge"
 
+    def watched(self, switches: Iterable[Any]) -> dict[str, Any]:
+        """What :class:`bench.probe.switches.SwitchWatch` is to watch of these switches: flow tables where a controller
+        fills them, the FDB where a switch learns by itself.
+        """
+        switches = list(switches)
+        ports = {
+            switch.name: {intf.name: number for intf, number in switch.ports.items() if number} for switch in switches
+        }
+        if self.ovs is None:
+            return {"bridges": {name: list(names) for name, names in ports.items()}}
+        numbers = {name: {str(number): port for port, number in names.items()} for name, names in ports.items()}
+        if self._spec.is_process or self._spec.app == "external":
+            return {"flows": [{"switch": name, "env": self.ovs.env, "ports": numbers[name]} for name in ports]}
+        socket = str(self.ovs.control_path())
+        return {"fdb": [{"switch": name, "socket": socket, "ports": numbers[name]} for name in ports]}
+
     def switch_pid(self) -> int | None:
         """The process whose packet sockets carry all frames: ovs-vswitchd of the userspace datapath."""
         if self.ovs is None or self.ovs.datapath != "user":

@@ -128,6 +128,7 @@ class Guests:
             "skeleton": skeleton,
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
+            "gateway": guest.gateway or self.plan.gateway,
         }
 
     def announcement(self, name: str, delay_ns: int = 0, *, faulty: bool = False) -> dict[str, Any]:

@@ -65,6 +65,20 @@ class Plan:
         return self.prefixes.get(host, self.prefix_length)
 
     @property
+    def routers(self) -> list[str]:
+        """The hosts that forward."""
+        return _by_role(self.topo, "router")
+
+    @property
+    def gateway(self) -> str:
+        """The address of a router in the guests' subnet; empty when there is none."""
+        for host in self.routers:
+            network = ipaddress.IPv4Interface(f"{self.addresses[host]}/{self.prefix_of(host)}").network
+            if any(ipaddress.IPv4Address(self.addresses[name]) in network for name in self.hypervisors):
+                return self.addresses[host]
+        return ""
+
+    @property
     def source(self) -> str:
         """Where the first migration begins."""
         return self.homes[self.orders[0].guest]

@@ -93,24 +93,53 @@ class FlowResult(Part):
 
 
 class SwitchRelearn(Part):
-    """When one switch learnt where the guest is now; times absolute, None where that was not observed."""
+    """When one switch learnt where the guest is now; times absolute, None where that was not observed.
+
+    ``confirmed_ns`` is the control plane's word, ``state_ns`` the switch's own tables' (seen by ``state_by``: flow
+    monitor, netlink, or poll), ``stable_ns`` what the frames show. ``distance``: switches between it and the guest's
+    new place. ``vlan``: of the FDB's entry. ``by``: the kind of the guest's frame that came in by the new port before
+    the switch changed. ``frames_dropped``: frames for the guest that came in and left nowhere. ``differ``: which
+    witnesses do not agree, empty when all do.
+    """
 
     name: str
+    distance: int | None = None
+    vlan: int | None = None
+    by: str = ""
     controller_ns: int | None = None
     confirmed_ns: int | None = None
+    state_ns: int | None = None
+    state_by: str = ""
     first_frame_ns: int | None = None
     stable_ns: int | None = None
     frames_to_old_port: int = 0
     frames_flooded: int = 0
+    frames_dropped: int = 0
     flapped: int = 0
+    differ: str = ""
+
+
+class NeighbourChange(Part):
+    """A host's neighbour cache changed what it holds of the guest's address."""
+
+    host: str
+    t_ns: int
+    ip: str
+    mac: str
+    state: str
 
 
 class RelearnResult(Part):
-    """The wave of relearning after the announcement left the destination."""
+    """The wave of relearning after the announcement left the destination. ``tolerance_ns``: to within which the
+    witnesses of each switch have to agree. ``conntrack``: host and event -> connections of the guest.
+    """
 
     announce_ns: int | None
     announcements: int = 0
+    tolerance_ns: int | None = None
     switches: list[SwitchRelearn] = Field(default_factory=list)
+    neighbours: list[NeighbourChange] = Field(default_factory=list)
+    conntrack: dict[str, int] = Field(default_factory=dict)
 
 
 class LinkResult(Part):

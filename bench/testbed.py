@@ -176,6 +176,23 @@ class Testbed:
                     ports.setdefault(here.node.name, {})[here.name] = there.node.name
         return ports
 
+    # what the control plane may want to know beforehand
+
+    def expect(self, mac: str, destination: str) -> None:
+        """A guest is about to move to a hypervisor."""
+        switch, port = self.attachment(destination)
+        self.control.expect(mac, switch, port)
+
+    def forget(self, mac: str) -> None:
+        """It does not come after all."""
+        self.control.forget(mac)
+
+    def attachment(self, host: str) -> tuple[str, int]:
+        """The switch that a host's first link leads to, and the number of its port there."""
+        intf = self.net[host].defaultIntf()
+        there = intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1
+        return there.node.name, int(there.node.ports[there])
+
     def require_alive(self) -> None:
         """:raises BenchError: when a part that everything depends on has died."""
         for process in self.control.ovs.processes if self.control.ovs is not None else ():

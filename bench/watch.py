@@ -13,6 +13,7 @@ from bench.plan import Plan
 from bench.probe.capture import CapturePort, Captures
 from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.frames import Frames, FrameWatcher
+from bench.probe.switches import SwitchWatch
 from bench.scenario import ClientSpec, Scenario
 from bench.testbed import Testbed
 from bench.timeline import Event
@@ -47,6 +48,7 @@ class Watch:
         self._progress = progress
         self._frames: FrameWatcher | None = None
         self._captures: Captures | None = None
+        self._switches: SwitchWatch | None = None
         self._agents: ClientAgents | None = None
         self._last_reply_ns: dict[str, int] = {}
         self._dead: set[str] = set()
@@ -66,8 +68,29 @@ class Watch:
         stack.callback(watcher.close)
         watcher.start()
         self._frames = watcher
+        if self.scenario.run.watch_switches:
+            self._start_switches(stack, testbed)
         if self.scenario.run.capture:
             self._start_captures(stack, testbed)
+
+    def _start_switches(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
+        """Switch state, the neighbour caches of clients and routers, and conntrack where there is a router."""
+        log = self.directory / "logs" / "switches.log"
+        self._switches = switches = SwitchWatch(self.directory / "events" / "probe.switches.jsonl", log)
+        stack.callback(switches.stop)
+        routers = {host: testbed.net[host].pid for host in self.plan.routers}
+        hosts = {host: testbed.net[host].pid for host in self.plan.flows}
+        switches.start(
+            [{"mac": guest.mac, "address": guest.address} for guest in self.scenario.guests],
+            hosts={**hosts, **routers},
+            conntrack=routers,
+            **testbed.control.watched(testbed.net.switches),
+        )
+
+    def closely(self, on: bool) -> None:
+        """A migration goes on, or no longer: what can only be asked for is asked for more often."""
+        if self._switches is not None:
+            self._switches.closely(on)
 
     def _start_captures(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
         directory = self.output / "captures"
@@ -168,6 +191,9 @@ class Watch:
         if self._captures is not None:
             self._captures.stop()
             seen.reasons += self._captures.reasons
+        if self._switches is not None:
+            self._switches.stop()
+            seen.reasons += self._switches.reasons
         seen.reasons += seen.frames.reasons
 
 

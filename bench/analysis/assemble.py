@@ -65,6 +65,7 @@ class Move:
     :param ports: switch -> its ``old_port`` and ``new_port`` for the guest.
     :param paths: client host -> the switches on its way to the destination.
     :param forecast: what was predicted before it; None when nobody asked.
+    :param distances: switch -> the switches between it and the destination.
     """
 
     number: int
@@ -76,6 +77,7 @@ class Move:
     ports: Mapping[str, Mapping[str, str | None]]
     paths: Mapping[str, Sequence[str]]
     forecast: Forecast | None = None
+    distances: Mapping[str, int] = field(default_factory=dict)
     guest: str = "g1"
 
     @property
@@ -172,7 +174,9 @@ def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
     end_ns = next(later, raw.end_ns) if move.started else move.end_ns
     paused_ns, resumed_ns = pause_and_resume_ns(timeline, Window(move.start_ns, end_ns))
     window = Window(move.start_ns, end_ns, paused_ns)
-    relearn = analyse_relearning(timeline, window, view.frames, raw.interfaces, mac=view.guest.mac, ports=move.ports)
+    relearn = analyse_relearning(
+        timeline, window, view.frames, raw.interfaces, mac=view.guest.mac, ports=move.ports, distances=move.distances
+    )
     outcome, reason = _outcome(move)
     rounds = migration_rounds(timeline, window)
     down_ns, sent_bytes = downtime_ns(timeline, window), int(move.outcome.get("bytes_sent") or 0)

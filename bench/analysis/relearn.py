@@ -29,13 +29,26 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.analysis.flows import Window
+from bench.analysis.switch_state import TOLERANCE_NS, State, conntrack_counts, disagreement, neighbour_changes, state_of
 from bench.clock import NS_PER_MS
-from bench.records import DIRECTION_IN, DIRECTION_OUT, KIND_IP, StructuredArray
+from bench.records import (
+    DIRECTION_IN,
+    DIRECTION_OUT,
+    KIND_ARP,
+    KIND_IP,
+    KIND_RARP,
+    StructuredArray,
+    mac_to_int,
+)
 from bench.result import RelearnResult, SwitchRelearn
 from bench.timeline import Event, Timeline
 
 SAME_FRAME_NS: Final = 5 * NS_PER_MS
 """Copies of one frame leave the ports of a switch within this time."""
+THROUGH_NS: Final = 200 * NS_PER_MS
+"""A frame crosses a switch, its queue included, within this time, or it was dropped."""
+BATCH_NS: Final = 300_000
+"""The kernel stamps a frame, and the switch's state is stamped, so far apart."""
 OUT_OF_ORDER_NS: Final = 200_000
 """A switch hands frames over in batches, port by port: so little later does not yet mean "after"."""
 
@@ -80,6 +93,7 @@ def analyse_relearning(
     *,
     mac: str,
     ports: Mapping[str, Mapping[str, str | None]],
+    distances: Mapping[str, int] | None = None,
 ) -> RelearnResult:
     """The relearning of the migration in *window*.
 
@@ -89,6 +103,7 @@ def analyse_relearning(
     :param ports: for each switch the names of its ports towards the guest's places, ``{"new_port": ..., "old_port":
         ...}``; None or missing where there is no such port. On a switch where both are the same, nothing has to be
         relearnt.
+    :param distances: switch -> switches between it and the guest's new place.
     :returns: without switches when the guest did not resume at the destination.
     """
     events = timeline.select(after_ns=window.start_ns, before_ns=window.end_ns)
@@ -109,13 +124,22 @@ def analyse_relearning(
     ]
     controlled = any(event.source == "controller" for event in timeline)
     after = frames[(frames["t_ns"] >= resumed_ns) & (frames["t_ns"] < window.end_ns)]
+    seen = _Seen(after, interfaces)
+    switches = []
+    for name, both in ports.items():
+        state = state_of(name, both.get("new_port"), mac, events, resumed_ns)
+        switch = _switch(name, both, _controller(name, about), seen, resumed_ns, controlled=controlled)
+        switches.append(
+            _with_state(switch, both, state, seen, mac).model_copy(update={"distance": (distances or {}).get(name)})
+        )
+    watched = any(switch.state_by for switch in switches)
     return RelearnResult(
         announce_ns=min(got_out, default=None),
         announcements=len(announced),
-        switches=[
-            _switch(name, both, _controller(name, about), _Seen(after, interfaces), resumed_ns, controlled=controlled)
-            for name, both in ports.items()
-        ],
+        tolerance_ns=TOLERANCE_NS if watched or controlled else None,
+        switches=switches,
+        neighbours=neighbour_changes(events, resumed_ns),
+        conntrack=conntrack_counts(events, resumed_ns),
     )
 
 
@@ -171,6 +195,29 @@ class _Seen:
         arrived = arrived[arrived["is_announce"]]
         return int(arrived["t_ns"][0]) if len(arrived) else None
 
+    def before(self, port: str | None, mac: int, moment_ns: int | None) -> str:
+        """The kind of the last frame from *mac* that came in by *port* until *moment_ns*; "" when there was none."""
+        if moment_ns is None:
+            return ""
+        came = self._at([port], DIRECTION_IN)
+        came = came[(came["src_mac"] == mac) & (came["t_ns"] <= moment_ns + BATCH_NS)]
+        if not len(came):
+            return ""
+        last = came[-1]
+        if last["is_announce"]:
+            return "rarp" if last["kind"] == KIND_RARP else "garp"
+        return {KIND_IP: "ip", KIND_ARP: "arp"}.get(int(last["kind"]), "other")
+
+    def dropped(self, name: str, new: str | None, old: str | None) -> int:
+        """How many frames for the guest came in at a switch and left by none of its ports."""
+        ports = {port for port in self._interfaces if port.startswith(f"{name}-")} | {new, old} - {None}
+        came = self._at(sorted(port for port in ports if port), DIRECTION_IN)
+        came = came[came["dst_is_guest"] & (came["kind"] == KIND_IP)]
+        left = self._for_guest(sorted(port for port in ports if port))
+        if len(came) and len(left):  # those at the end may only be on their way through
+            came = came[came["t_ns"] < left["t_ns"][-1] - THROUGH_NS]
+        return int(np.count_nonzero(~_copied(came, left, THROUGH_NS)))
+
     def of_switch(self, name: str, new: str | None, old: str | None) -> _Frames:
         """Where the frames for the guest left the switch *name*."""
         others = [port for port in self._interfaces if port.startswith(f"{name}-") and port not in (new, old)]
@@ -185,26 +232,26 @@ class _Seen:
         return _Frames(right["t_ns"], gone_old["t_ns"], old_alone, elsewhere, flooded)
 
 
-def _copied(frames: StructuredArray, among: StructuredArray) -> _Flags:
+def _copied(frames: StructuredArray, among: StructuredArray, within_ns: int = SAME_FRAME_NS) -> _Flags:
     """For each of *frames* whether *among* holds the same frame, left at about the same time."""
     result = np.zeros(len(frames), np.bool_)
     if not len(frames) or not len(among):
         return result
-    here, there = _overlap(frames, among), _overlap(among, frames)
+    here, there = _overlap(frames, among, within_ns), _overlap(among, frames, within_ns)
     times: dict[Any, list[int]] = {}
     for key, t_ns in zip(_identities(among[there]), among["t_ns"][there].tolist(), strict=True):
         times.setdefault(key, []).append(t_ns)
     result[here] = [
-        any(abs(t_ns - other_ns) <= SAME_FRAME_NS for other_ns in times.get(key, ()))
+        any(abs(t_ns - other_ns) <= within_ns for other_ns in times.get(key, ()))
         for key, t_ns in zip(_identities(frames[here]), frames["t_ns"][here].tolist(), strict=True)
     ]
     return result
 
 
-def _overlap(frames: StructuredArray, among: StructuredArray) -> slice:
+def _overlap(frames: StructuredArray, among: StructuredArray, within_ns: int) -> slice:
     """Which of *frames*, by time, can be copies of one of *among*."""
-    begin = np.searchsorted(frames["t_ns"], among["t_ns"][0] - SAME_FRAME_NS)
-    end = np.searchsorted(frames["t_ns"], among["t_ns"][-1] + SAME_FRAME_NS, side="right")
+    begin = np.searchsorted(frames["t_ns"], among["t_ns"][0] - within_ns)
+    end = np.searchsorted(frames["t_ns"], among["t_ns"][-1] + within_ns, side="right")
     return slice(int(begin), int(end))
 
 
@@ -237,6 +284,34 @@ def _switch(
         frames_to_old_port=len(frames.old),
         frames_flooded=frames.flooded,
         flapped=max(_returns(frames), controller.moves // 2),
+    )
+
+
+def _with_state(
+    switch: SwitchRelearn, ports: Mapping[str, str | None], state: State, seen: _Seen, mac: str
+) -> SwitchRelearn:
+    """Beside the frames and the controller: the switch's own state, and whether the three agree."""
+    new, old = ports.get("new_port"), ports.get("old_port")
+    frames = seen.of_switch(switch.name, new, old)
+    changed = [switch.confirmed_ns, state.settled_ns, switch.stable_ns]
+    by_ns = next((moment for moment in (state.settled_ns, switch.controller_ns, switch.stable_ns) if moment), None)
+    differ = ""
+    if new != old and any(moment is not None for moment in changed):
+        differ = disagreement(
+            switch.confirmed_ns, state.settled_ns, frames.right.tolist(), np.sort(frames.elsewhere).tolist()
+        )
+        if state.changes and state.settled_ns is None:
+            differ = "; ".join(text for text in (differ, "its tables did not stay with the new port") if text)
+    return switch.model_copy(
+        update={
+            "state_ns": state.settled_ns,
+            "state_by": state.how,
+            "vlan": state.vlan,
+            "by": seen.before(new, mac_to_int(mac), by_ns) if new != old else "",
+            "frames_dropped": seen.dropped(switch.name, new, old),
+            "flapped": max(switch.flapped, (state.changes - 1) // 2 if state.how != "flow monitor" else 0),
+            "differ": differ,
+        }
     )
 
 

@@ -38,6 +38,10 @@ def run(
         str | None,
         typer.Option(metavar="NAME|FILE.py:NAME[,ARGS]", help="The topology, in Mininet's --custom convention."),
     ] = None,
+    controller: Annotated[
+        str | None,
+        typer.Option(metavar="WORD|FILE.py|tcp:HOST:PORT", help="The control plane; tcp: any OpenFlow controller."),
+    ] = None,
     repeat: Annotated[
         int | None, typer.Option(min=1, max=MAX_REPEAT, help="Migrate this many times, back and forth, in one run.")
     ] = None,
@@ -53,6 +57,10 @@ def run(
     overrides = list(settings or [])
     if topo is not None:
         overrides.append(f'network.topology="{topo}"' if '"' not in topo else f"network.topology={topo}")
+    if controller is not None and controller.startswith("tcp:"):
+        overrides += ['controller.app="external"', f'controller.address="{controller}"']
+    elif controller is not None:
+        overrides.append(f'controller.app="{controller}"')
     if repeat is not None:
         overrides.append(f"run.repeat={repeat}")
     raise typer.Exit(run_scenarios(load_scenarios(path, overrides), path, output, junit))
@@ -96,6 +104,7 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None, junit: Pat
     from bench.host.ledger import RunDirectory  # noqa: PLC0415 - what a run needs is loaded for a run only
     from bench.host.sandbox import exit_status, require_root, run_in_sandbox  # noqa: PLC0415
     from bench.plan import make_plan  # noqa: PLC0415
+    from bench.relaying import relayed  # noqa: PLC0415
     from bench.report.progress import Progress  # noqa: PLC0415
     from bench.report.terminal import render  # noqa: PLC0415
     from bench.runner import Runner  # noqa: PLC0415
@@ -121,7 +130,7 @@ def run_scenario(scenario: Scenario, path: Path, wanted: Path | None, junit: Pat
         return runner.notice or exit_code(result)
 
     try:
-        with notices_raise(), RunDirectory.create() as run_directory:
+        with notices_raise(), RunDirectory.create() as run_directory, relayed(scenario, run_directory.path):
             progress = Progress(console, several=len(scenario.guests) > 1)
             code = run_in_sandbox(inside)
         if code == 128 + signal.SIGKILL:

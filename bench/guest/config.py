@@ -29,6 +29,7 @@ class GuestConfig:
     :param workload: of the vCPUs, see :func:`bench.guest.workload.split`.
     :param skeleton: memory is not filled; pages and a state will be loaded.
     :param populate: of a skeleton: allocate memory while it waits; off where pages are to be missing until they come.
+    :param gateway: of its default route; empty for none.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
@@ -50,6 +51,7 @@ class GuestConfig:
     lease_me: str
     populate: bool = True
     chatter_ns: int = 0
+    gateway: str = ""
 
     @property
     def ip(self) -> str:
@@ -94,6 +96,7 @@ class GuestConfig:
             lease_path=Path(str(lease["path"])),
             lease_me=_name(lease, "me"),
             populate=bool(raw.get("populate", True)),
+            gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
         )
 

@@ -106,7 +106,7 @@ class ProcessGuest:
         self._port = GuestPort(config.name, config.bridge)
         namespace = _own_network_namespace()
         try:
-            self._port.create(config.mac, config.address, namespace)
+            self._port.create(config.mac, config.address, namespace, config.gateway)
         finally:
             os.close(namespace)
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)

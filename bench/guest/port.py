@@ -45,6 +45,7 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWNE
     28,
     30,
 )
+_RTM_NEWROUTE, _RTA_GATEWAY, _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 24, 5, 254, 3, 1
 _F_REQUEST, _F_ACK, _F_EXCL, _F_REPLACE, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x200, 0x100, 0x400, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NESTED = 0x8000
@@ -65,6 +66,7 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
+_ROUTE = struct.Struct("=8BI")  # struct rtmsg
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -173,12 +175,13 @@ class GuestPort:
         self._wire = self._cut = b""
         self._host_index = 0
 
-    def create(self, mac: str, address: str, namespace_fd: int) -> None:
+    def create(self, mac: str, address: str, namespace_fd: int, gateway: str = "") -> None:
         """Make the pair and attach it, cut; to be called in the guest's namespace.
 
         :param mac: of the guest, as ``02:00:00:00:01:01``.
         :param address: as ``10.0.1.1/16``.
         :param namespace_fd: the guest's network namespace.
+        :param gateway: of its default route; empty for none.
         :raises GuestError: when the kernel refuses.
         """
         refused = set_sysctls(_SYSCTLS)
@@ -187,6 +190,8 @@ class GuestPort:
             raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         try:
             self._create(mac, ipaddress.IPv4Interface(address), namespace_fd)
+            if gateway:
+                self._add_default_route(ipaddress.IPv4Address(gateway))
         except (OSError, ValueError, DeadlineError) as error:
             raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
 
@@ -228,6 +233,11 @@ class GuestPort:
         body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, guest_index)
         local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
         guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
+
+    def _add_default_route(self, gateway: ipaddress.IPv4Address) -> None:
+        assert self._guest is not None
+        body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
+        self._guest.request(_RTM_NEWROUTE, _F_CREATE | _F_EXCL, body + attribute(_RTA_GATEWAY, gateway.packed))
 
     def _make_pair(self, body: bytes) -> bool:
         """False while there is one: the kernel removes a dead guest's only some time after its last process."""

@@ -236,10 +236,14 @@ class OpenVSwitch:
 
         :raises OSError: when it does not listen.
         """
+        return ControlSocket(self.control_path(daemon))
+
+    def control_path(self, daemon: str = "ovs-vswitchd") -> Path:
+        """Where a daemon's control socket is. :raises HostError: when it is not running."""
         process = next((process for process in self._processes if process.name == daemon), None)
         if process is None:
             raise HostError(f"{daemon} is not running")
-        return ControlSocket(self.directory / f"{daemon}.{process.pid}.ctl")
+        return self.directory / f"{daemon}.{process.pid}.ctl"
 
     def appctl(self, method: str, *params: str) -> str:
         """One question to ovs-vswitchd over a connection of its own; see :meth:`ControlSocket.call`."""

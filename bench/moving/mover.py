@@ -20,7 +20,7 @@ from bench.forecasting import Forecaster
 from bench.host.sandbox import notices_held
 from bench.migration.driver import Migration, Plan
 from bench.moving.engine_plan import EnginePlans
-from bench.moving.ports import ports_on_the_way
+from bench.moving.ports import distances, ports_on_the_way
 from bench.moving.schedule import Order, Schedule
 from bench.moving.waves import wave
 from bench.notice import Notice
@@ -71,12 +71,14 @@ class Mover:
             if number > 1:
                 watch.wait(testbed, run.pause_between, "pausing between migrations")
             before = len(self.moves)
+            watch.closely(True)
             self.move(wave(testbed.plan.orders, testbed.plan.homes, testbed.guests.places()))
             made = self.moves[before:]
             if self._notice or not testbed.guests.places():
                 return
             watch.wait_recovered(testbed, max((move.end_ns for move in made), default=0))
             watch.wait(testbed, self._announcing_ns(), "announcing")
+            watch.closely(False)
             if any(move.outcome["outcome"] == "failed" for move in made):
                 return
 
@@ -162,6 +164,7 @@ class Mover:
         shared = [(start, running.destination) for running, start in schedule.running.values()]
         forecast = self._forecaster.forecast(self._testbed, order.guest, source, order.destination, shared)
         running = _Running(order, plan, Migration(plan), forecast)
+        self._testbed.expect(str(plan.guest["mac"]), order.destination)
         self._running[order.guest] = running
         return running
 
@@ -191,6 +194,8 @@ class Mover:
                 guests.follow(order.guest, order.destination, running.plan.new_guest_socket)
             except BenchError as error:
                 guests[order.guest].lost = str(error)
+        if not moved:
+            self._testbed.forget(str(running.plan.guest["mac"]))
         schedule.end(order.guest, moved=moved)
         self.moves.append(
             self._move(order, running.plan.source_host, running.start_ns, end_ns, outcome, forecast=running.forecast)
@@ -217,6 +222,7 @@ class Mover:
         plan = self._testbed.plan
         clients = list(plan.flows_of(order.guest))
         ports = self._testbed.switch_ports()
+        on_the_way = ports_on_the_way(plan, ports, clients, source, order.destination) if source else {}
         return Move(
             number=len(self.moves) + 1,
             guest=order.guest,
@@ -225,9 +231,10 @@ class Mover:
             start_ns=start_ns,
             end_ns=end_ns,
             outcome=outcome,
-            ports=ports_on_the_way(plan, ports, clients, source, order.destination) if source else {},
+            ports=on_the_way,
             paths={host: plan.switches_between(host, order.destination) for host in clients},
             forecast=forecast,
+            distances=distances(plan, on_the_way, order.destination),
         )
 
     def _note_deaths(self, schedule: Schedule) -> None:

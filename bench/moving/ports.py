@@ -26,3 +26,8 @@ def ports_on_the_way(
         switch: {"old_port": towards(switch, source), "new_port": towards(switch, destination)}
         for switch in dict.fromkeys(switch for way in ways for switch in way)
     }
+
+
+def distances(plan: Plan, switches: Iterable[str], destination: str) -> dict[str, int]:
+    """Switch -> how many links between switches lie between it and the one that *destination* is at."""
+    return {switch: len(plan.switches_between(switch, destination)) - 1 for switch in switches}

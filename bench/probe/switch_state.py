@@ -33,8 +33,15 @@ _CTA_IP_SRC, _CTA_IP_DST, _CTA_PROTO_NUM, _CTA_PROTO_SRC, _CTA_PROTO_DST = 1, 2,
 _NLM_F_CREATE, _NLM_F_EXCL = 0x400, 0x200
 
 NUD_NAMES: Final = {
-    0x01: "incomplete", 0x02: "reachable", 0x04: "stale", 0x08: "delay", 0x10: "probe", 0x20: "failed",
-    0x40: "noarp", 0x80: "permanent", 0: "none",
+    0x01: "incomplete",
+    0x02: "reachable",
+    0x04: "stale",
+    0x08: "delay",
+    0x10: "probe",
+    0x20: "failed",
+    0x40: "noarp",
+    0x80: "permanent",
+    0: "none",
 }
 
 
@@ -76,7 +83,7 @@ class Tracked:
 def flow_change(line: str) -> FlowChange | None:
     """What one line of ``ovs-ofctl monitor`` says; None when it is about no single destination."""
     event, destination = _EVENT.match(line), _DESTINATION.search(line)
-    if event is None or destination is None or "dl_src=" in line:
+    if event is None or destination is None:
         return None
     return FlowChange(event[1].lower(), destination[1], tuple(_OUTPUT.findall(line)))
 

@@ -6,10 +6,12 @@ One loop waits for everything that is pushed: each line of ``ovs-ofctl monitor``
 be asked for, Open vSwitch's FDB, is asked for in turn, one switch at a time: every :data:`CLOSE_NS` while a migration
 goes on (``closely``), else every :data:`IDLE_NS`. It ends with its channel.
 
-Command ``watch`` {guests, flows: [{switch, log}], fdb: [{switch, socket}], bridges: {switch: [port]}, hosts: {host:
-pid}, conntrack: [host], events}; ``closely`` {on}. Events (source ``probe.switches``), of the guests' addresses only:
-``flow_changed`` {switch, event, mac, outputs}, ``fdb_changed`` {switch, mac, vlan, port, how}, ``neighbour_changed``
-{host, ip, mac, state}, ``conntrack`` {host, event, protocol, source, target}, ``watching`` {how}.
+Command ``watch`` {guests, flows: [{switch, env, ports}], fdb: [{switch, socket, ports}], bridges: {switch: [port]},
+hosts: {host: pid}, conntrack: {host: pid}, events}; ``closely`` {on}; *ports* names a switch's port numbers.
+
+Events (source ``probe.switches``), of the guests' addresses only: ``flow_changed`` {switch, event, mac, outputs},
+``fdb_changed`` {switch, mac, vlan, port, how}, ``neighbour_changed`` {host, ip, mac, state}, ``conntrack`` {host,
+event, protocol, source, target}, ``watching`` {how}.
 """
 
 from __future__ import annotations
@@ -53,17 +55,17 @@ class Watcher:
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
         self._stack.callback(self._selector.close)
-        self._fdbs: list[tuple[str, ControlSocket]] = []
+        self._fdbs: list[tuple[str, ControlSocket, dict[str, str]]] = []
         self._fdb_ports: dict[tuple[str, str, int], str] = {}
         self._turn = 0
         self._close = False
         self._next_ns = now_ns()
         for item in told.get("flows", ()):
-            self._monitor(str(item["switch"]), dict(item["env"]))
+            self._monitor(str(item["switch"]), dict(item["env"]), dict(item["ports"]))
         for item in told.get("fdb", ()):
             control = ControlSocket(Path(item["socket"]))
             self._stack.callback(control.close)
-            self._fdbs.append((str(item["switch"]), control))
+            self._fdbs.append((str(item["switch"]), control, dict(item["ports"])))
         if told.get("bridges"):
             self._bridges({str(k): list(v) for k, v in told["bridges"].items()})
         for host, pid in told.get("hosts", {}).items():
@@ -79,7 +81,7 @@ class Watcher:
     def _watch(self, source: Any, handle: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handle)
 
-    def _monitor(self, switch: str, env: dict[str, str]) -> None:
+    def _monitor(self, switch: str, env: dict[str, str], names: dict[str, str]) -> None:
         argv = ["ovs-ofctl", "-O", "OpenFlow13", "monitor", switch, "watch:!initial"]
         process = subprocess.Popen(
             argv,
@@ -107,7 +109,11 @@ class Watcher:
             for line in whole:
                 change = flow_change(line.decode(errors="replace"))
                 if change is not None and change.mac in self._macs:
-                    told = {"event": change.event, "mac": change.mac, "outputs": list(change.outputs)}
+                    told = {
+                        "event": change.event,
+                        "mac": change.mac,
+                        "outputs": [names.get(port, port) for port in change.outputs],
+                    }
                     self._write("flow_changed", at_ns, switch=switch, **told)
 
         self._watch(fd, lines)
@@ -184,14 +190,15 @@ class Watcher:
         self._next_ns = now_ns()
 
     def _ask(self) -> None:
-        switch, control = self._fdbs[self._turn % len(self._fdbs)]
+        switch, control, names = self._fdbs[self._turn % len(self._fdbs)]
         self._turn += 1
         try:
             text = control.call("fdb/show", switch, deadline=Deadline(NS_PER_S))
         except BenchError:
             return  # the switch is busy or gone: whoever needs it says so
         at_ns = now_ns()
-        for (mac, vlan), port in fdb_entries(text).items():
+        for (mac, vlan), number in fdb_entries(text).items():
+            port = names.get(number, number)
             if mac in self._macs and self._fdb_ports.get((switch, mac, vlan)) != port:
                 self._fdb_ports[switch, mac, vlan] = port
                 self._write("fdb_changed", at_ns, switch=switch, mac=mac, vlan=vlan, port=port, how="poll")

@@ -30,15 +30,17 @@ class SwitchWatch:
         guests: Sequence[Mapping[str, str]],
         *,
         flows: Sequence[Mapping[str, Any]] = (),
-        fdb: Sequence[Mapping[str, str]] = (),
+        fdb: Sequence[Mapping[str, Any]] = (),
         bridges: Mapping[str, Sequence[str]] | None = None,
         hosts: Mapping[str, int] | None = None,
         conntrack: Mapping[str, int] | None = None,
     ) -> None:
         """Returns once it watches.
 
-        :param guests: {mac, address} of each. :param flows: {switch, env} of Open vSwitch bridges whose flow tables are
-            watched. :param fdb: {switch, socket} of those whose FDB is. :param bridges: Linux bridge -> its ports.
+        :param guests: {mac, address} of each.
+        :param flows: {switch, env, ports} of Open vSwitch bridges whose flow tables are watched.
+        :param fdb: {switch, socket, ports} of those whose FDB is.
+        :param bridges: Linux bridge -> its ports.
         :param hosts: host -> a process in its namespace, whose neighbour caches are watched; *conntrack* likewise.
         :raises ProbeError: when it does not start.
         """

@@ -31,6 +31,7 @@ from bench.report.text import (
     show,
     table,
 )
+from bench.report.wave import print_wave
 from bench.result import (
     ExpectationResult,
     MemoryResult,
@@ -201,6 +202,7 @@ def _print_relearning(result: MigrationResult, console: Console) -> None:
     console.print(f"announce leaves the destination: {after(relearn.announce_ns, origin_ns)}{sent}", highlight=False)
     if relearn.switches:
         show(console, _relearn_table(relearn, origin_ns, console))
+        print_wave(relearn, origin_ns, console)
 
 
 def _relearn_table(relearn: RelearnResult, origin_ns: int | None, console: Console) -> Table:

@@ -20,13 +20,16 @@ MAX_MOVES: Final = 256
 
 
 class RunSpec(Spec):
-    """The run around the migration. ``predict``: sample the dirty rate within the warm-up, and predict from it."""
+    """The run around the migration. ``predict``: sample the dirty rate within the warm-up, and predict from it.
+    ``watch_switches``: watch flow tables, FDBs, neighbour caches and conntrack as well.
+    """
 
     warmup: DurationNs = 2 * 10**9
     settle: DurationNs = 2 * 10**9
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
     pause_between: DurationNs = 500_000_000
     capture: bool = False
+    watch_switches: bool = True
     predict: bool = True
     max_cpu_load: Share = 0.95
 
