@@ -16,7 +16,7 @@ ARGS ?=
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
-	tcpdump iperf3 redis-tools curl procps kmod openssh-server
+	tcpdump iperf3 nftables redis-tools curl procps kmod openssh-server
 
 .PHONY: help setup run test check benchmark clean apt
 

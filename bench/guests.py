@@ -129,6 +129,7 @@ class Guests:
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
             "gateway": guest.gateway or self.plan.gateway,
+            "sysctls": for_interface(self.scenario.network.guest_sysctls, "eth0"),
         }
 
     def announcement(self, name: str, delay_ns: int = 0, *, faulty: bool = False) -> dict[str, Any]:
@@ -215,3 +216,8 @@ def _stats(guest: RunningGuest) -> dict[str, Any] | BenchError:
         return dict(guest.control.stats())
     except (HostError, GuestError, DeadlineError) as error:
         return error
+
+
+def for_interface(sysctls: Mapping[str, str | int], interface: str) -> dict[str, str | int]:
+    """Kernel parameters by name, ``{dev}`` in a name replaced."""
+    return {name.replace("{dev}", interface): value for name, value in sysctls.items()}

@@ -14,12 +14,14 @@ from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
-from bench.errors import HostError
-from bench.guests import BRIDGE, Guests
+from bench.errors import HostError, MachineError
+from bench.guests import BRIDGE, Guests, for_interface
+from bench.host import firewall
 from bench.host.commands import describe_status, run
-from bench.host.kernel import switch_ipv6_off
+from bench.host.kernel import set_sysctls, switch_ipv6_off
 from bench.link.calibrate import Endpoint, calibrate
 from bench.link.links import LinkFactory
+from bench.network_faults import NetworkFaults
 from bench.plan import Plan
 from bench.result import LinkResult
 from bench.scenario import Scenario
@@ -65,6 +67,7 @@ class Testbed:
         self.guests = Guests(scenario, plan, directory, self._stack)
         (directory / "events").mkdir(exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
+        self.faults = NetworkFaults(self, self._stack)
 
     # life
 
@@ -78,6 +81,7 @@ class Testbed:
         self._build()
         for name in self.plan.hypervisors:
             self.hypervisors[name] = self._make_hypervisor(name)
+        self._set_up_hosts()
         self.control.wait_ready(self.net.switches)
         if self.scenario.calibration.enabled:
             self._notify("calibrating the links")
@@ -154,6 +158,20 @@ class Testbed:
         own = self.plan.addresses[name]
         apart = (str(intf.IP()) for intf in host.intfList() if intf.params.get("network") == "migration")
         return Hypervisor(name, host.pid, uplink, own, next(apart, own))
+
+    def _set_up_hosts(self) -> None:
+        """Kernel parameters of the hosts that are no hypervisors, and the routers' firewalls."""
+        network = self.scenario.network
+        for host in self.net.hosts:
+            if host.name in self.plan.hypervisors:
+                continue
+            wanted = for_interface(network.sysctls, str(host.defaultIntf()))
+            refused = set_sysctls(wanted, host.pid)
+            if refused:
+                remedy = "take them out of network.sysctls, or use another kernel"
+                raise MachineError(f"this kernel refuses {', '.join(refused)} in {host.name}", remedy)
+        for name in self.plan.routers if network.firewall else ():
+            firewall.set_up(self.net[name].pid)
 
     # guests
 

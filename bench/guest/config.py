@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class GuestConfig:
     :param skeleton: memory is not filled; pages and a state will be loaded.
     :param populate: of a skeleton: allocate memory while it waits; off where pages are to be missing until they come.
     :param gateway: of its default route; empty for none.
+    :param sysctls: kernel parameters of its namespace, by name.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
@@ -52,6 +53,7 @@ class GuestConfig:
     populate: bool = True
     chatter_ns: int = 0
     gateway: str = ""
+    sysctls: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def ip(self) -> str:
@@ -97,6 +99,7 @@ class GuestConfig:
             lease_me=_name(lease, "me"),
             populate=bool(raw.get("populate", True)),
             gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
+            sysctls={str(name): value for name, value in dict(raw.get("sysctls") or {}).items()},
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
         )
 

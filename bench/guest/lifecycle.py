@@ -107,6 +107,9 @@ class ProcessGuest:
         namespace = _own_network_namespace()
         try:
             self._port.create(config.mac, config.address, namespace, config.gateway)
+            refused = set_sysctls(config.sysctls)
+            if refused:
+                raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         finally:
             os.close(namespace)
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)

@@ -133,7 +133,9 @@ class Mover:
         self._testbed.require_alive()
 
     def _hear(self, name: str, event: Event) -> None:
-        self._watch.on_event(replace(event, guest=name))
+        event = replace(event, guest=name)
+        self._testbed.faults.on_event(event)
+        self._watch.on_event(event)
 
     def _wait(self, schedule: Schedule, elapsed_ns: int) -> None:
         """Until an engine or a client says something, an order's time comes, or for a moment."""

@@ -7,6 +7,7 @@ range is a :class:`~bench.errors.ScenarioError` that names file, key, what was g
 
 from bench.scenario.announce import AnnounceFaultsSpec, AnnounceSpec
 from bench.scenario.clients import ClientSpec
+from bench.scenario.faults import FaultsSpec
 from bench.scenario.guest import ContentSpec, GuestSpec, WorkloadSpec
 from bench.scenario.loading import apply_setting, load_scenario, parse_scenario, read_raw, restore_scenario
 from bench.scenario.migration import MigrationSpec
@@ -22,6 +23,7 @@ __all__ = [
     "ClientSpec",
     "ContentSpec",
     "ControllerSpec",
+    "FaultsSpec",
     "GuestSpec",
     "LinkDirectionSpec",
     "LinkSpec",

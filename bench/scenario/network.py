@@ -12,11 +12,13 @@ from bench.scenario.values import FROM_LIST, Bandwidth, Bytes, DurationNs, NodeN
 class NetworkSpec(Spec):
     """Where the guest lives and moves.
 
-    ``topology`` is a built-in name (``single``, ``linear``) or ``path.py:name`` in Mininet's ``--custom`` convention
+    ``topology`` is a built-in name (``bench topo list``) or ``path.py:name`` in Mininet's ``--custom`` convention
     (the file's ``topos`` dictionary, or a Topo class of that name). Roles are given by node name; those left empty are
     taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its
     hosts. ``guest_memory``: what a hypervisor (or ``default``) has for its guests, those that are coming included; a
-    migration waits until there is room. One that is not named has no limit of its own.
+    migration waits until there is room. One that is not named has no limit of its own. ``firewall``: the routers of the
+    topology are stateful firewalls. ``sysctls``: kernel parameters of every host that is no hypervisor,
+    ``guest_sysctls``: of the guest; ``{dev}`` in a name stands for its interface.
     """
 
     topology: str = "single"
@@ -26,6 +28,9 @@ class NetworkSpec(Spec):
     datapath: Literal["auto", "kernel", "user"] = "auto"
     subnet: str = "10.0.0.0/16"
     guest_memory: dict[NodeName, Bytes] = Field(default_factory=dict)
+    firewall: bool = False
+    sysctls: dict[str, str | int] = Field(default_factory=dict)
+    guest_sysctls: dict[str, str | int] = Field(default_factory=dict)
 
 
 class LinkDirectionSpec(Spec):

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from bench.scenario.announce import AnnounceSpec
 from bench.scenario.clients import ClientSpec
 from bench.scenario.expect import check_texts
+from bench.scenario.faults import FaultsSpec
 from bench.scenario.guest import GuestSpec
 from bench.scenario.guests import complete
 from bench.scenario.migration import MigrationSpec
@@ -64,6 +65,7 @@ class Scenario(Spec):
     migration: MigrationSpec = MigrationSpec()
     moves: Annotated[tuple[MoveSpec, ...], FROM_LIST, Field(max_length=MAX_MOVES)] = ()
     announce: AnnounceSpec = AnnounceSpec()
+    faults: FaultsSpec = FaultsSpec()
     clients: Annotated[tuple[ClientSpec, ...], FROM_LIST] = DEFAULT_CLIENTS
     run: RunSpec = RunSpec()
     expect: Annotated[tuple[str, ...], BeforeValidator(check_texts)] = ()
