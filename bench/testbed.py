@@ -25,6 +25,7 @@ from bench.network_faults import NetworkFaults
 from bench.plan import Plan
 from bench.result import LinkResult
 from bench.scenario import Scenario
+from bench.timeline import Event
 
 COMMAND_NS = 10 * NS_PER_S
 
@@ -196,14 +197,18 @@ class Testbed:
 
     # what the control plane may want to know beforehand
 
-    def expect(self, mac: str, destination: str) -> None:
+    def expect(self, guest: str, destination: str) -> None:
         """A guest is about to move to a hypervisor."""
         switch, port = self.attachment(destination)
-        self.control.expect(mac, switch, port)
+        self.control.expect(self.scenario.guest_named(guest).mac, switch, port)
 
-    def forget(self, mac: str) -> None:
+    def forget(self, guest: str) -> None:
         """It does not come after all."""
-        self.control.forget(mac)
+        self.control.forget(self.scenario.guest_named(guest).mac)
+
+    def on_event(self, event: Event) -> None:
+        """What happened in a migration: the network's faults wait for it. :raises BenchError: one cannot be done."""
+        self.faults.on_event(event)
 
     def attachment(self, host: str) -> tuple[str, int]:
         """The switch that a host's first link leads to, and the number of its port there."""

@@ -134,7 +134,7 @@ class Mover:
 
     def _hear(self, name: str, event: Event) -> None:
         event = replace(event, guest=name)
-        self._testbed.faults.on_event(event)
+        self._testbed.on_event(event)
         self._watch.on_event(event)
 
     def _wait(self, schedule: Schedule, elapsed_ns: int) -> None:
@@ -166,7 +166,7 @@ class Mover:
         shared = [(start, running.destination) for running, start in schedule.running.values()]
         forecast = self._forecaster.forecast(self._testbed, order.guest, source, order.destination, shared)
         running = _Running(order, plan, Migration(plan), forecast)
-        self._testbed.expect(str(plan.guest["mac"]), order.destination)
+        self._testbed.expect(order.guest, order.destination)
         self._running[order.guest] = running
         return running
 
@@ -197,7 +197,7 @@ class Mover:
             except BenchError as error:
                 guests[order.guest].lost = str(error)
         if not moved:
-            self._testbed.forget(str(running.plan.guest["mac"]))
+            self._testbed.forget(order.guest)
         schedule.end(order.guest, moved=moved)
         self.moves.append(
             self._move(order, running.plan.source_host, running.start_ns, end_ns, outcome, forecast=running.forecast)

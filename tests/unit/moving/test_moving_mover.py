@@ -52,8 +52,9 @@ class Guests:
     def places(self) -> dict[str, str]:
         return {guest.name: guest.host for guest in self if not guest.lost}
 
-    def announcement(self, _name: str, delay_ns: int) -> dict[str, Any]:
-        return {"offsets_ns": [delay_ns]}
+    def announcement(self, _name: str, delay_ns: int, *, faulty: bool) -> dict[str, Any]:
+        assert faulty
+        return {"offsets_ns": [delay_ns], "wire_after_ns": 0}
 
     def follow(self, name: str, host: str, _socket: Path) -> None:
         if name in self.unreachable:
@@ -82,6 +83,9 @@ class Watch:
     def poll(self) -> None:
         if self.polls:
             self.polls.pop(0)()
+
+    def closely(self, on: bool) -> None:
+        pass
 
     def wait(self, *_args: object) -> None:
         pass
@@ -129,7 +133,14 @@ def run(
     guests, watch, engines, notice = Guests(scenario, homes), Watch(), Engines(), Notice()
     engines.guests, engines.scripts = guests, scripts or {}
     testbed = SimpleNamespace(
-        scenario=scenario, plan=plan, guests=guests, switch_ports=dict, require_alive=lambda: None
+        scenario=scenario,
+        plan=plan,
+        guests=guests,
+        switch_ports=dict,
+        require_alive=lambda: None,
+        expect=lambda _guest, _destination: None,
+        forget=lambda _guest: None,
+        on_event=lambda _event: None,
     )
 
     class Migration:
