@@ -40,6 +40,8 @@ class Runner:
     :param output: the result's directory, made and empty.
     :param progress: called with every event as it comes.
     :param record_cgroup: notes in the ledger a control group that is about to be made; None: make none.
+    :param testbed: one that is up already and stays up: watch it, move its guests, leave it. None: raise one.
+    :param watch: in place of the usual watchers.
     """
 
     def __init__(
@@ -51,13 +53,16 @@ class Runner:
         progress: Callable[[Event], None],
         *,
         record_cgroup: Callable[[Path], Path] | None = None,
+        testbed: Testbed | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.scenario = scenario
         self.plan = plan
         self.directory = run_directory
         self.output = output
         self._record_cgroup = record_cgroup
-        self._watch = Watch(scenario, plan, run_directory, output, progress)
+        self._watch = watch or Watch(scenario, plan, run_directory, output, progress)
+        self._standing = testbed
         self._notice = Notice()
         self._mover: Mover | None = None
         self._forecaster = Forecaster(scenario, plan)
@@ -86,10 +91,11 @@ class Runner:
         """:param held: closed by the caller; once a result can be made, notices wait for that."""
         started_at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         (self.output / "scenario.json").write_text(self.scenario.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        testbed = Testbed(self.scenario, self.plan, self.directory, self._watch.step)
+        testbed = self._standing or Testbed(self.scenario, self.plan, self.directory, self._watch.step)
         try:
             with contextlib.ExitStack() as stack:
-                stack.callback(testbed.close)
+                if self._standing is None:
+                    stack.callback(testbed.close)
                 load = stack.enter_context(LoadSampler())
                 try:
                     self._observe(stack, testbed)
@@ -113,9 +119,11 @@ class Runner:
 
     def _observe(self, stack: contextlib.ExitStack, testbed: Testbed) -> None:
         """Raise the testbed, watch, migrate. What was started by the time of a notice is there to be collected."""
-        testbed.raise_network()
+        if self._standing is None:
+            testbed.raise_network()
         self._watch.start_frames(stack, testbed)
-        testbed.boot_guests()
+        if self._standing is None:
+            testbed.boot_guests()
         self._watch.start_clients(stack, testbed)
         self._warm_up(testbed)
         engine_plans = EnginePlans(self.scenario, testbed, self.directory, self._record_cgroup)

@@ -94,6 +94,11 @@ class Testbed:
             switch_pid=self.control.switch_pid(),
         )
 
+    @property
+    def links_factory(self) -> LinkFactory:
+        """What made the links, and reshapes them. :raises HostError: before the network is up."""
+        return self._require_factory()
+
     def _require_factory(self) -> LinkFactory:
         if self._factory is None:
             raise HostError("the testbed's network is not up")

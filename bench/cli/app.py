@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "remote",
     "dirty_rate",
     "topo",
+    "shell",
     "doctor",
     "clean",
 )

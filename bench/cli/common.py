@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +24,9 @@ STOPPED: Final = 128  # exit codes above it: by a signal
 
 
 def find_scenario(name: str) -> Path:
-    """A scenario by path, or one of the shipped ones by name (``smallest``)."""
+    """A scenario by path, or one of the shipped ones by name (``smallest``, ``field/fdb-flap``)."""
     path = Path(name)
-    if path.exists() or path.suffix or os.sep in name:
+    if path.exists() or path.suffix or path.is_absolute():
         return path
     shipped = Path(bench.__file__).resolve().parents[1] / "scenarios" / f"{name}.toml"
     return shipped if shipped.exists() else path
