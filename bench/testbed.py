@@ -15,6 +15,7 @@ from typing import Any
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
 from bench.errors import HostError, MachineError
+from bench.forward import Forwarder
 from bench.guests import BRIDGE, Guests, for_interface
 from bench.host import firewall
 from bench.host.commands import describe_status, run
@@ -62,6 +63,7 @@ class Testbed:
         self.hypervisors: dict[str, Hypervisor] = {}
         self.net: Any = None
         self.control = ControlPlane(scenario, plan, directory)
+        self._forwarders: dict[str, Forwarder] = {}
         self._factory: LinkFactory | None = None
         self._notify = notify
         self._stack = contextlib.ExitStack()
@@ -206,14 +208,49 @@ class Testbed:
         """A guest is about to move to a hypervisor."""
         switch, port = self.attachment(destination)
         self.control.expect(self.scenario.guest_named(guest).mac, switch, port)
+        if self.scenario.controller.app == "forwarding":
+            self._forward(guest, destination)
+
+    def _forward(self, guest: str, destination: str) -> None:
+        """Have the source keep what comes for a guest that has left, and send it on."""
+        former = self._forwarders.pop(guest, None)
+        if former is not None:
+            former.stop()
+        here, there = self.hypervisors[self.guests[guest].host], self.hypervisors[destination]
+        label = f"forwarder.{guest}"
+        forwarder = Forwarder(self.directory / "events" / f"{label}.jsonl", self.directory / "logs" / f"{label}.log")
+        self._stack.callback(forwarder.stop)
+        forwarder.start(
+            {
+                "source_pid": here.pid,
+                "destination_pid": there.pid,
+                "uplink": here.uplink,
+                "mac": self.scenario.guest_named(guest).mac,
+                "address": there.migration_address,
+            }
+        )
+        self._forwarders[guest] = forwarder
 
     def forget(self, guest: str) -> None:
         """It does not come after all."""
         self.control.forget(self.scenario.guest_named(guest).mac)
 
     def on_event(self, event: Event) -> None:
-        """What happened in a migration: the network's faults wait for it. :raises BenchError: one cannot be done."""
+        """What happened in a migration: the network's faults and the forwarders wait for it.
+
+        :raises BenchError: one cannot be done.
+        """
         self.faults.on_event(event)
+        forwarder = self._forwarders.get(event.guest)
+        if forwarder is not None and event.source == "engine.source" and event.name == "paused":
+            forwarder.cut(event.t_ns)
+        elif forwarder is not None and event.source == "engine.destination" and event.name == "resumed":
+            forwarder.open(f"vnet-{event.guest}")
+
+    def stop_forwarding(self) -> None:
+        """The network has had its time. Idempotent."""
+        while self._forwarders:
+            self._forwarders.popitem()[1].stop()
 
     def attachment(self, host: str) -> tuple[str, int]:
         """The switch that a host's first link leads to, and the number of its port there."""

@@ -79,6 +79,7 @@ class Mover:
             watch.wait_recovered(testbed, max((move.end_ns for move in made), default=0))
             watch.wait(testbed, self._announcing_ns(), "announcing")
             watch.closely(False)
+            testbed.stop_forwarding()
             if any(move.outcome["outcome"] == "failed" for move in made):
                 return
 

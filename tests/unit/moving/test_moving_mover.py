@@ -141,6 +141,7 @@ def run(
         expect=lambda _guest, _destination: None,
         forget=lambda _guest: None,
         on_event=lambda _event: None,
+        stop_forwarding=lambda: None,
     )
 
     class Migration:
