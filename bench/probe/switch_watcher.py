@@ -87,7 +87,7 @@ class Watcher:
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,  # what it monitors is printed there
             env={**os.environ, **env},
         )
         self._stack.callback(_end, process)
