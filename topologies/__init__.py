@@ -35,6 +35,7 @@ BUILTIN: Mapping[str, str] = {
     "wan": "topologies.wan",
     "hyperv": "topologies.hyperv",
     "routed": "topologies.routed",
+    "bond": "topologies.bond",
 }
 
 

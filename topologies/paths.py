@@ -86,7 +86,8 @@ def switches_between(topo: Topo, first: str, second: str) -> list[str]:
 def find_loop(topo: Topo) -> list[str] | None:
     """The switches of a loop, in order, or None. Two links between two switches are a loop.
 
-    Without a spanning tree a broadcast goes round in it for ever. Hosts do not forward and close no loop.
+    Without a spanning tree a broadcast goes round in it for ever. Hosts do not forward and close no loop; links that a
+    switch bonds (option ``bond``, the switch that they lead to) are one.
     """
     linked = neighbours(topo)
     parent: dict[str, str | None] = {}
@@ -97,7 +98,7 @@ def find_loop(topo: Topo) -> list[str] | None:
         waiting = [root]
         while waiting:
             node = waiting.pop()
-            others = [other for other in linked[node] if topo.isSwitch(other)]
+            others = _once_where_bonded(topo, node, [other for other in linked[node] if topo.isSwitch(other)])
             came_by = parent[node]
             if came_by is not None:
                 others.remove(came_by)  # that link, once
@@ -107,6 +108,15 @@ def find_loop(topo: Topo) -> list[str] | None:
                 parent[other] = node
                 waiting.append(other)
     return None
+
+
+def _once_where_bonded(topo: Topo, node: str, others: list[str]) -> list[str]:
+    kept: list[str] = []
+    for other in others:
+        bonded = topo.nodeInfo(node).get("bond") == other or topo.nodeInfo(other).get("bond") == node
+        if not (bonded and other in kept):
+            kept.append(other)
+    return kept
 
 
 def has_spanning_tree(topo: Topo) -> bool:

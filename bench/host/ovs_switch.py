@@ -27,6 +27,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     OpenFlow 1.3 unless the topology says otherwise; fail mode ``secure`` with a controller and ``standalone`` (a
     learning switch) without; the rapid spanning tree for the topology's ``stp``; out-of-band control; the datapath that
     the daemons chose, whatever the topology asks for.
+    The option ``bond`` names a switch: all links to it are one bond in mode balance-slb.
     Every port has the QoS type ``linux-noop`` (ovs-vswitchd.conf.db(5)), or Open vSwitch would delete the queueing
     disciplines that shape the link.
 
@@ -41,6 +42,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
         params.setdefault("protocols", "OpenFlow13")
         params["datapath"] = self.ovs.datapath
         self._asked_fail_mode = params.get("failMode")
+        self._bond: str | None = params.pop("bond", None)
         self._start_arguments: list[str] = []
         self._controllers = 0
         super().__init__(name, **params)
@@ -75,9 +77,16 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
             words += [f"max_backoff={max(self.reconnectms or 0, _MAX_BACKOFF_MS)}"]
         if names:
             words += ["--", "set", "Bridge", self.name, f"controller={','.join(names)}"]
-        for intf in self.intfList():
-            if self.ports[intf] and not intf.IP():
+        data = [intf for intf in self.intfList() if self.ports[intf] and not intf.IP()]
+        bonded = [intf for intf in data if self._bond is not None and _leads_to(intf, self._bond)]
+        for intf in data:
+            if intf not in bonded:
                 words += self._addition(intf)
+        if bonded:
+            words += ["--", "add-bond", self.name, f"{self.name}-bond", *(intf.name for intf in bonded)]
+            words += ["--", "set", "Port", f"{self.name}-bond", "bond_mode=balance-slb", "qos=@noop"]
+            for intf in bonded:
+                words += ["--", "set", "Interface", intf.name, f"ofport_request={self.ports[intf]}"]
         return words
 
     def _addition(self, intf: Any) -> list[str]:
@@ -132,6 +141,11 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     def dpctl(self, *args: Any) -> Any:
         """Run ``ovs-ofctl`` in this switch's protocol."""
         return self.cmd("ovs-ofctl", "-O", self.protocols, args[0], self, *args[1:])
+
+
+def _leads_to(intf: Any, node: str) -> bool:
+    link = intf.link
+    return link is not None and node in (link.intf1.node.name, link.intf2.node.name)
 
 
 def _with_noop(words: Sequence[str]) -> list[str]:

@@ -81,6 +81,13 @@ def test_the_gateway_is_between_the_clients_and_the_guest() -> None:
     assert paths.path(topo, "c1", "h2") == ["c1", "s3", "r1", "s1", "s2", "h2"]
 
 
+def test_bonded_links_are_no_loop() -> None:
+    topo = topologies.load("bond,uplinks=3")
+    assert paths.find_loop(topo) is None
+    assert len(paths.neighbours(topo)["s2"]) == 5
+    assert paths.switches_between(topo, "h1", "h2") == ["s2", "s1"]
+
+
 def test_equally_short_paths_turn_to_the_lowest_switch_and_make_a_tree() -> None:
     topo = topologies.load("leaf-spine,spines=3,leaves=4,clients=4")
     for host in topo.hosts():
