@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _COMMAND_NS: Final = 5 * NS_PER_S
 SOURCE: Final = "faults"
+GATEWAY: Final = "gw2"
+NOBODY: Final = "02:00:00:00:fe:fe"
 
 
 class NetworkFaults:
@@ -39,20 +41,35 @@ class NetworkFaults:
                 firewall.flush(self._testbed.net[name].pid)
                 self._write("conntrack_flushed", host=name)
         if self._spec.gateway_mac is not None:
-            self._move_gateway(self._spec.gateway_mac)
+            self._move_gateway(self._spec.gateway_mac, event.guest)
         if self._spec.second_holder is not None:
             self._hold_address(self._spec.second_holder, event.guest)
 
-    def _move_gateway(self, mac: str) -> None:
-        """Without a word: the kernel announces a changed address only where ``arp_notify`` is set."""
+    def _move_gateway(self, mac: str, guest_name: str) -> None:
+        """Another card takes the gateway's address, without a word, and the old card's MAC address is nobody's.
+
+        A card that changed its MAC address itself would forget its neighbours, ask for the guest, and thereby tell it:
+        so the new one is a macvlan that knows the guest already.
+        """
         plan = self._testbed.plan
+        guest = self._testbed.scenario.guest_named(guest_name or None)
         for name in plan.routers:
             host = self._testbed.net[name]
             for intf in host.intfList():
-                if str(intf.IP()) == plan.gateway:
-                    argv = ["ip", "link", "set", "dev", intf.name, "address", mac]
-                    run(argv, deadline=Deadline(_COMMAND_NS), netns_pid=host.pid)
-                    self._write("gateway_moved", host=name, mac=mac)
+                if str(intf.IP()) != plan.gateway:
+                    continue
+                address = f"{plan.gateway}/{plan.prefix_of(name)}"
+                batch = [
+                    f"link add link {intf.name} name {GATEWAY} address {mac} type macvlan mode bridge",
+                    f"link set {GATEWAY} up",
+                    f"neigh replace {guest.address} lladdr {guest.mac} dev {GATEWAY} nud permanent",
+                    f"addr del {address} dev {intf.name}",
+                    f"addr add {address} dev {GATEWAY}",
+                    f"link set {intf.name} address {NOBODY}",
+                ]
+                text = "\n".join(batch).encode() + b"\n"
+                run(["ip", "-batch", "-"], deadline=Deadline(_COMMAND_NS), input=text, netns_pid=host.pid)
+                self._write("gateway_moved", host=name, mac=mac)
 
     def _hold_address(self, name: str, guest_name: str) -> None:
         """The host has the guest's address as well, and announces it twice a second (RFC 5227 section 2.3)."""
