@@ -39,12 +39,13 @@ class HyperVTopo(Topo):
             host = self.addHost(f"h{number}", role="hypervisor")
             for name in names:
                 self._plug(host, name, number)
-        storage = self.addHost("st1", role="storage")
         if converged:
-            self.addLink(storage, NETWORKS["vm"])
+            self.addLink(self.addHost("st1", role="storage"), NETWORKS["vm"])
         else:
-            self.addLink(storage, NETWORKS["management"])
-            self._plug(storage, "storage", hypervisors + 1)
+            address = SUBNETS["storage"].format(hypervisors + 1)
+            storage = self.addHost("st1", role="storage", ip=address)
+            self.addLink(storage, NETWORKS["storage"])
+            self._plug(storage, "management", hypervisors + 1)
         for number in range(1, clients + 1):
             self.addLink(self.addHost(f"c{number}", role="client"), NETWORKS["vm"])
 

@@ -72,7 +72,7 @@ def test_hyper_v_networks_are_separate_or_converged() -> None:
     ]
     assert paths.neighbours(topo)["h1"] == ["s1", "s2", "s3", "s4"]
     purposes = [info["params1"]["network"] for _a, _b, info in topo.links(withInfo=True) if "params1" in info]
-    assert Counter(purposes) == {"migration": 2, "storage": 3, "management": 2}
+    assert Counter(purposes) == {"migration": 2, "storage": 2, "management": 3}
     assert topologies.load("hyperv,converged=true").switches() == ["s1"]
 
 
