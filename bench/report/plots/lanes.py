@@ -38,33 +38,31 @@ def lanes(result: RunResult, events: Sequence[Event], zero: int, span: tuple[int
     migrations = result.migrations or [result]
     guests = list(dict.fromkeys(one.guest or result.guest for one in migrations))
     bars: list[Bar] = []
+    marks: list[dict[str, Any]] = []
     for guest in guests:
         own = [one for one in migrations if (one.guest or result.guest) == guest]
         which = f"{label(guest)} " if len(guests) > 1 else ""
         bars += _guest(label(guest), own, span)
         bars += [bar for one in own for bar in _phases(f"{which}phases", one, zero)]
         bars += [bar for one in own for bar in _rounds(f"{which}rounds", one)][:MAX_ROUNDS]
-    marks = _announcements(events, zero)
-    for one in migrations:
-        own_bars, own_marks = _switches(one, zero)
-        bars += own_bars
-        marks += own_marks
+        about = [event for event in events if event.guest in (guest, "")]
+        marks += _announcements(f"{which}announce", about, zero)
+        for one in own:
+            own_bars, own_marks = _switches(which, one, zero)
+            bars += own_bars
+            marks += own_marks
     order = list(dict.fromkeys(bar.lane for bar in bars))
     return [_drawn(bars[:MAX_BARS], order, zero), *marks]
 
 
 def lane_names(traces: Sequence[dict[str, Any]]) -> list[str]:
-    """The lanes that *traces* draw into, from the top down; the announcements above the switches."""
+    """The lanes that *traces* draw into, from the top down: each announcement above the switches that it is for."""
     names = list(dict.fromkeys(str(name) for trace in traces for name in trace["y"]))
-    if "announce" in names:
-        names.remove("announce")
-        at = next((number for number, name in enumerate(names) if name in _switch_lanes(traces)), len(names))
-        names.insert(at, "announce")
+    for announce in [name for name in names if name.endswith("announce")]:
+        above = f"{announce.removesuffix('announce')}rounds"
+        names.remove(announce)
+        names.insert(names.index(above) + 1 if above in names else len(names), announce)
     return names
-
-
-def _switch_lanes(traces: Sequence[dict[str, Any]]) -> set[str]:
-    return {str(name) for trace in traces[1:] for name in trace["y"]} - {"announce"}
 
 
 def _drawn(bars: Sequence[Bar], order: Sequence[str], zero: int) -> dict[str, Any]:
@@ -147,14 +145,14 @@ def _rounds(lane: str, one: MigrationResult) -> list[Bar]:
     return bars
 
 
-def _announcements(events: Sequence[Event], zero: int) -> list[dict[str, Any]]:
+def _announcements(lane: str, events: Sequence[Event], zero: int) -> list[dict[str, Any]]:
     sent = [event for event in events if event.name == "announce_sent"][:MAX_MARKS]
     if not sent:
         return []
     hovers = [
         f"<b>announcement</b> {label(str(event.data.get('kind', '')))}<br>{after(event.t_ns, zero)}" for event in sent
     ]
-    return [_marks("announce", [ms(event.t_ns - zero) for event in sent], "triangle-up", "--n2", hovers)]
+    return [_marks(lane, [ms(event.t_ns - zero) for event in sent], "triangle-up", "--n2", hovers)]
 
 
 _MOMENTS: Final = (
@@ -165,11 +163,11 @@ _MOMENTS: Final = (
 )
 
 
-def _switches(one: MigrationResult, zero: int) -> tuple[list[Bar], list[dict[str, Any]]]:
+def _switches(which: str, one: MigrationResult, zero: int) -> tuple[list[Bar], list[dict[str, Any]]]:
     bars, marks = [], []
     announced = one.relearn.announce_ns
     for switch in one.relearn.switches[:MAX_SWITCHES]:
-        lane = label(switch.name)
+        lane = f"{which}{label(switch.name)}"
         if announced is not None and switch.stable_ns is not None and switch.stable_ns > announced:
             hover = (
                 f"<b>{lane} relearns</b><br>{duration(switch.stable_ns - announced)} after the announcement<br>"
