@@ -28,10 +28,12 @@ from bench.migration.carriers import Reception
 from bench.migration.compression import NONE, load_codec
 from bench.migration.door import Door, Entrant
 from bench.migration.engine import Reporter, RunnerGone, log, reason_of, want
+from bench.migration.levers import MAX_STREAMS
 from bench.migration.modes import MODES
 from bench.migration.pages import PageReceiver
 from bench.migration.place import Place
-from bench.migration.postcopy_arrival import PostCopyArrival
+from bench.migration.postcopy_arrival import JOIN_NS, PostCopyArrival
+from bench.migration.streams_arrival import Lanes
 from bench.migration.transport import Connection
 from bench.migration.wire import Frame, Kind
 
@@ -76,6 +78,7 @@ class Arrival:
         self._connection: Connection
         self._decoder: wire.Decoder
         self._receiver: PageReceiver
+        self._lanes: Lanes | None = None
         self._postcopy: PostCopyArrival | None = None
 
     def run(self) -> None:
@@ -121,9 +124,11 @@ class Arrival:
         self._verify = str(hello.fields.get("verify", "off"))
         self._announce = want(hello.fields, "announce", dict, "HELLO")
         postcopy = hello.fields.get("postcopy", "never")
-        if postcopy == "never":
-            self._connection.unwatch(self._door.fileno())
-            self._door.close()  # one migration, one connection: nobody else gets in
+        streams = hello.fields.get("streams", 1)
+        if type(streams) is not int or not 1 <= streams <= MAX_STREAMS:
+            raise WireError(f"HELLO: {str(streams)[:80]} streams are not 1 to {MAX_STREAMS}")
+        if postcopy == "never" and streams == 1:
+            self._close_door()
         self._make_memory(memory_bytes, populate=postcopy != "at-once")
         place = self.place
         self._process = spawn(
@@ -155,6 +160,33 @@ class Arrival:
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
+        if streams > 1:
+            self._join_streams(streams)
+            if postcopy == "never":
+                self._close_door()
+
+    def _close_door(self) -> None:
+        """All of the migration's connections are there: nobody else gets in."""
+        self._connection.unwatch(self._door.fileno())
+        self._door.close()
+
+    def _join_streams(self, streams: int) -> None:
+        """The source's other connections join; rounds arrive over all of them."""
+        connections = [self._connection]
+        deadline = Deadline(JOIN_NS)
+        while len(connections) < streams:
+            entrant = self._door.wait(deadline, self._channel.fileno(), self._serve_channel)
+            if entrant is None:
+                raise MigrationError(f"{len(connections)} of {streams} streams joined within {JOIN_NS / NS_PER_S:g} s")
+            if entrant.frame.fields.get("role") == "stream":
+                connections.append(self.admit(entrant))
+            else:
+                entrant.connection.close()
+        watched = {self._channel.fileno(): self._serve_channel}
+        if self._door.fileno() >= 0:
+            watched[self._door.fileno()] = self._door.serve
+        self._lanes = Lanes(connections, self._receiver, watched, SILENCE_NS)
+        self.report("streams_joined", streams=streams)
 
     def _make_memory(self, memory_bytes: int, *, populate: bool) -> None:
         """It is populated while the guest's processes start, and what is left then while pages arrive."""
@@ -186,6 +218,7 @@ class Arrival:
                     break
             else:
                 self._receiver.place(frame)
+        self._lanes = None  # everything that follows comes over the first connection
         self.report("final_pages_received")
         self._load(self._expect(Kind.DEVICE))
         ready: dict[str, Any] = {"connections": self._connections, "unpacking": self._receiver.unpacking.to_json()}
@@ -341,8 +374,11 @@ class Arrival:
 
     def _expect(self, *kinds: Kind) -> Frame:
         """The next frame. :raises PeerCancelled, MigrationError: when the source gave up; WireError: other kinds."""
-        self._connection.wait(select.POLLIN, Deadline(SILENCE_NS), "the source engine")
-        frame = self._decoder.next()
+        if self._lanes is not None:
+            frame = self._lanes.next()
+        else:
+            self._connection.wait(select.POLLIN, Deadline(SILENCE_NS), "the source engine")
+            frame = self._decoder.next()
         if frame.kind is Kind.CANCEL:
             raise PeerCancelled(str(frame.fields.get("reason", ""))[:1000])
         if frame.kind is Kind.ERROR:

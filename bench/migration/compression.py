@@ -27,7 +27,7 @@ class Codec(Protocol):
 
     def compress(self, data: memoryview) -> bytes: ...
 
-    def decompress(self, data: bytes | bytearray, size_bytes: int) -> bytes:
+    def decompress(self, data: bytes | bytearray | memoryview, size_bytes: int) -> bytes:
         """:raises WireError: when *data* is not what gives exactly *size_bytes*; nothing larger is allocated."""
         ...
 
@@ -48,7 +48,7 @@ class Zstd:
         packed: bytes = self._compressor.compress(data)
         return packed
 
-    def decompress(self, data: bytes | bytearray, size_bytes: int) -> bytes:
+    def decompress(self, data: bytes | bytearray | memoryview, size_bytes: int) -> bytes:
         try:
             # The library allocates what the frame's header says: look at that first.
             told = self._zstd.get_frame_parameters(data).content_size
@@ -73,7 +73,7 @@ class Lz4:
         packed: bytes = self._block.compress(data, store_size=False, **self._mode)
         return packed
 
-    def decompress(self, data: bytes | bytearray, size_bytes: int) -> bytes:
+    def decompress(self, data: bytes | bytearray | memoryview, size_bytes: int) -> bytes:
         try:
             pages: bytes = self._block.decompress(data, uncompressed_size=size_bytes)
         except self._block.LZ4BlockError as error:

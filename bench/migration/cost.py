@@ -6,6 +6,7 @@ One object per lever that was on, each with what it saved on the wire and what i
     compression  {codec, level, threads, pages, plain_pages, input_bytes, output_bytes, saved_bytes, cpu_ns, time_ns}
     delta        {cache_bytes, pages, hits, misses, overflows, refused, hit_rate, input_bytes, output_bytes,
                  saved_bytes, cpu_ns, time_ns}
+    streams      {count, joined_ns, bytes, pages, retransmits, window_limited_ns: each a list, one of each stream}
     throttle, dirty_limit                                                          see bench.migration.throttle
     unpacking    {cpu_ns, time_ns}                                                 at the destination
     security     {carrier, connections, handshake_ns, wire_bytes, overhead_bytes, cpu_ns, time_ns,
@@ -16,7 +17,8 @@ no frames; ``cpu_ns`` counts encrypting alone for TLS, the whole tunnel (the pum
 
 ``postcopy``, of pages that crossed after the switchover, see :mod:`bench.migration.driver`; the levers count those
 before it. ``cpu_ns`` is the time of all processors, threads of a library included; ``time_ns`` is how long the engine
-waited.
+waited. What streams gain is time, which only a run with another number of them shows; ``window_limited_ns``, how long
+a stream's receive window was full, says whether more of them could.
 """
 
 from __future__ import annotations

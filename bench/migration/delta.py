@@ -53,7 +53,7 @@ def encode(changed: Changed, new: Words) -> bytes:
     return b"".join((np.packbits(groups, axis=1).tobytes(), masks[groups].tobytes(), words.tobytes()))
 
 
-def apply(payload: bytes | bytearray, pages: Pages, memory: Words) -> None:
+def apply(payload: bytes | bytearray | memoryview, pages: Pages, memory: Words) -> None:
     """Apply a delta to pages in memory.
 
     :param pages: their numbers, inside of memory and different from each other.

@@ -10,10 +10,10 @@ Events (``bench.timeline``) that the engines send, beside ``round_progress``, wh
   source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,
   identical, bytes_sent, connections, cost}; and, with levers that do so, throttle {percent, mechanism} and
   dirty_limit {writes_per_s, dirty_bytes_per_s}.
-- ``engine.destination``: listening, accepted, skeleton_ready, final_pages_received, device_state_received,
-  device_state_loaded, storage_acquired, ownership_taken, resumed, port_wired, postcopy_begin {pages},
-  postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left}, postcopy_complete,
-  finished {outcome, reason, cost}.
+- ``engine.destination``: listening, accepted, skeleton_ready, streams_joined {streams} (of more than one),
+  final_pages_received, device_state_received, device_state_loaded, storage_acquired, ownership_taken, resumed,
+  port_wired, postcopy_begin {pages}, postcopy_paused {reason, pages_left}, postcopy_recovered {pages_left},
+  postcopy_complete, finished {outcome, reason, cost}.
 
 The ``cost`` of ``finished`` holds ``postcopy`` for a migration that came to it: pages (zero_pages among them),
 pages_pushed, pages_on_demand, pages_requested, duplicates (pages that crossed twice: 0), faults, zero_faults (of pages

@@ -11,12 +11,14 @@ from bench.migration.compression import DEFAULT_LEVEL, NONE, load_codec
 
 MAX_DELTA_CACHE_BYTES: Final = 1 << 40
 MAX_DIRTY_LIMIT: Final = 1 << 40
+MAX_STREAMS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Levers:
     """See :class:`bench.scenario.MigrationSpec` for what they mean.
 
+    :param streams: connections that carry the pages of rounds.
     :param delta_cache_bytes: 0 for no delta.
     :param throttle_late: ``on_no_convergence`` is ``throttle``: begin to throttle when rounds or time are used up.
     :param dirty_limit_bytes_per_s: per vCPU; 0 for none.
@@ -29,6 +31,7 @@ class Levers:
     compression_level: int = DEFAULT_LEVEL
     compression_threads: int = 0
     delta_cache_bytes: int = 0
+    streams: int = 1
     auto_converge: bool = False
     throttle_late: bool = False
     dirty_limit_bytes_per_s: int = 0
@@ -43,6 +46,7 @@ class Levers:
             compression_level=_get(migration, "compression_level", DEFAULT_LEVEL),
             compression_threads=_get(migration, "compression_threads", 0),
             delta_cache_bytes=_get(migration, "delta_cache_bytes", 0, MAX_DELTA_CACHE_BYTES),
+            streams=_get(migration, "streams", 1, MAX_STREAMS, least=1),
             auto_converge=_get(migration, "auto_converge", False),
             throttle_late=migration.get("on_no_convergence") == "throttle",
             dirty_limit_bytes_per_s=_get(migration, "dirty_limit_bytes_per_s", 0, MAX_DIRTY_LIMIT),
@@ -52,9 +56,9 @@ class Levers:
         return levers
 
 
-def _get(migration: Mapping[str, Any], key: str, default: Any, most: int | None = None) -> Any:
+def _get(migration: Mapping[str, Any], key: str, default: Any, most: int | None = None, least: int = 0) -> Any:
     value = migration.get(key, default)
-    good = type(value) is type(default) and (most is None or 0 <= value <= most)
+    good = type(value) is type(default) and (most is None or least <= value <= most)
     if not good:
         raise MigrationError(f"migrate: migration: {key} cannot be {str(value)[:80]!r}")
     return value

@@ -65,6 +65,12 @@ class Order:
                 "migrate: verify 'pause' compares whole memories at the pause, when post-copy has not sent them",
                 'use verify = "background"',
             )
+        levers = Levers.from_json(migration)
+        if mode == "postcopy" and levers.streams > 1:
+            raise MigrationError(
+                f"migrate: {levers.streams} streams carry rounds, and mode 'postcopy' has none",
+                "use streams = 1 or mode 'hybrid'",
+            )
         where = "migrate: migration"
         return cls(
             guest_socket=want(args, "guest_socket", str, "migrate"),
@@ -86,7 +92,7 @@ class Order:
             announce=want(args, "announce", dict, "migrate"),
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
             answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
-            levers=Levers.from_json(migration),
+            levers=levers,
             security=str(migration.get("security", NONE)),
             ticket=str(args.get("ticket", "")),
             credentials=args.get("credentials", {}),

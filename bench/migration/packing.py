@@ -17,6 +17,7 @@ from bench.migration import delta, wire
 from bench.migration.compression import Codec, load_codec
 from bench.migration.cost import Meter
 from bench.migration.levers import Levers
+from bench.migration.outlet import Outlet
 from bench.migration.pages import PageSender, Sent
 from bench.migration.transport import Buffer, Connection, Pacer
 from bench.migration.wire import Kind
@@ -27,15 +28,15 @@ _SAMPLED_WORDS: Final = slice(3, None, 64)  # 8 of a page's 512
 _MANY_VALUES: Final = 32  # of 64: random bytes hit 40, text about 10
 
 
-def make_sender(connection: Connection, memory: GuestMemory, pacer: Pacer, levers: Levers) -> PageSender:
+def make_sender(outlet: Outlet | Connection, memory: GuestMemory, pacer: Pacer, levers: Levers) -> PageSender:
     """The sender that these levers need.
 
     :raises MigrationError: when a library is missing.
     """
     codec = load_codec(levers.compression, levers.compression_level, levers.compression_threads)
     if codec is None and not levers.delta_cache_bytes:
-        return PageSender(connection, memory, pacer, levers.zero_pages)
-    return PackingSender(connection, memory, pacer, levers, codec)
+        return PageSender(outlet, memory, pacer, levers.zero_pages)
+    return PackingSender(outlet, memory, pacer, levers, codec)
 
 
 def looks_random(rows: Words) -> Flags:
@@ -54,9 +55,9 @@ class PackingSender(PageSender):
     """See this module. Pages are only sent as deltas inside of rounds from the second on."""
 
     def __init__(
-        self, connection: Connection, memory: GuestMemory, pacer: Pacer, levers: Levers, codec: Codec | None
+        self, outlet: Outlet | Connection, memory: GuestMemory, pacer: Pacer, levers: Levers, codec: Codec | None
     ) -> None:
-        super().__init__(connection, memory, pacer, levers.zero_pages)
+        super().__init__(outlet, memory, pacer, levers.zero_pages)
         self._levers = levers
         self._codec = codec
         self._cache: delta.DeltaCache | None = None
@@ -125,7 +126,7 @@ class PackingSender(PageSender):
         count = len(pages)
         if count:
             parts += self._squeeze(pages, rows)
-        sent = self.connection.send(*parts)
+        sent = self.outlet.send(parts, count + zeros)
         self._plain_bytes += count * wire.PAGE_BYTES
         self._wire_bytes += sent - zero_bytes
         self._account(totals, count + zeros, zeros, sent)

@@ -25,6 +25,7 @@ from bench.memory.zero import zero_pages
 from bench.migration import delta, wire
 from bench.migration.compression import Codec
 from bench.migration.cost import Meter
+from bench.migration.outlet import OneStream, Outlet, new_scratch
 from bench.migration.transport import Buffer, Connection, Pacer
 from bench.migration.wire import Frame, Kind
 
@@ -39,18 +40,18 @@ class Sent:
 
 
 class PageSender:
-    """Sends pages of one memory over one connection.
+    """Sends pages of one memory.
 
+    :param outlet: where they leave; a connection is one stream.
     :param pacer: keeps to the bandwidth limit; replace it (rate 0) for the final copy.
     :param find_zeros: whether zero pages are looked for; without it they are sent as any other.
     """
 
-    def __init__(self, connection: Connection, memory: GuestMemory, pacer: Pacer, find_zeros: bool = True) -> None:
-        self.connection = connection
+    def __init__(self, outlet: Outlet | Connection, memory: GuestMemory, pacer: Pacer, find_zeros: bool = True) -> None:
+        self.outlet: Outlet = OneStream(outlet) if isinstance(outlet, Connection) else outlet
         self.pacer = pacer
         self.find_zeros = find_zeros
         self._words = memory.words
-        self._buffer = np.empty((wire.MAX_FRAME_PAGES, WORDS_PER_PAGE), dtype=np.uint64)
         self._zero_meter = Meter()
         self._zero_pages = 0
         self._zero_bytes = 0
@@ -73,10 +74,12 @@ class PageSender:
 
     def cost(self) -> dict[str, Any]:
         """What each lever of this sender saved and took, JSON-able: see :mod:`bench.migration.cost`."""
+        cost = self.outlet.cost()
         if not self.find_zeros:
-            return {}
+            return cost
         saved = self._zero_pages * wire.PAGE_BYTES - self._zero_bytes
-        return {"zero_pages": {"pages": self._zero_pages, "saved_bytes": saved, **self._zero_meter.to_json()}}
+        cost["zero_pages"] = {"pages": self._zero_pages, "saved_bytes": saved, **self._zero_meter.to_json()}
+        return cost
 
     def send(self, pages: Pages, totals: Sent) -> None:
         """Send up to :data:`wire.MAX_FRAME_PAGES` pages (rising numbers), then wait as the pacer says.
@@ -91,13 +94,13 @@ class PageSender:
         zeros = int(np.count_nonzero(zero))
         if not zeros:
             head = wire.encode_run(first, count) if neighbours else wire.encode_pages(pages.astype(np.uint32))
-            sent = self.connection.send(head, rows.data)
+            sent = self.outlet.send([head, rows.data], count)
         else:
             parts: list[Buffer] = [self._encode_zero(pages[zero])]
             full = pages[~zero]
             if len(full):
                 parts += [wire.encode_pages(full.astype(np.uint32)), self._gather(full).data]
-            sent = self.connection.send(*parts)
+            sent = self.outlet.send(parts, count)
         self._account(totals, count, zeros, sent)
 
     def _account(self, totals: Sent, count: int, zeros: int, sent: int) -> None:
@@ -108,7 +111,7 @@ class PageSender:
         due_ns = self.pacer.sent(sent, now_ns())
         wait_ns = due_ns - now_ns()
         if wait_ns > 0:
-            self.connection.wait(0, Deadline(wait_ns), "pacing")
+            self.outlet.pause(Deadline(wait_ns))
 
     def _zeros(self, rows: Words) -> npt.NDArray[np.bool_]:
         if not self.find_zeros:
@@ -123,7 +126,7 @@ class PageSender:
         return frame
 
     def _gather(self, pages: Pages) -> Words:
-        into = self._buffer[: len(pages)]
+        into = self.outlet.scratch()[: len(pages)]
         np.take(self._words, pages, axis=0, out=into, mode="clip")  # "clip": without it numpy copies twice
         return into
 
@@ -133,6 +136,7 @@ class PageReceiver:
 
     :param hashes: updated with what was placed; None when nothing is verified. Fresh memory is all zero pages.
     :param codec: what PACKED frames are compressed with; None when the source never sends any.
+    :ivar page_count: of the memory.
     :ivar unpacking: what PACKED and DELTA frames cost this side.
     """
 
@@ -140,25 +144,42 @@ class PageReceiver:
         self, connection: Connection, memory: GuestMemory, hashes: PageHashes | None, codec: Codec | None = None
     ) -> None:
         self.unpacking = Meter()
+        self.page_count = memory.page_count
         self._codec = codec
         self._connection = connection
         self._memory = memory
         self._hashes = hashes
         self._written = np.zeros(memory.page_count, dtype=np.bool_)
-        self._buffer = np.empty((wire.MAX_FRAME_PAGES, WORDS_PER_PAGE), dtype=np.uint64)
+        self._scratch = new_scratch()
         self._round_pages = 0
 
     def place(self, frame: Frame) -> None:
         """Read the payload of a RUN, PAGES, ZERO, PACKED or DELTA frame and put it where it belongs."""
+        payload = self.room(frame, self._scratch)
+        self._connection.read_into(payload)
+        self.settle(frame, payload)
+
+    def room(self, frame: Frame, scratch: Words) -> memoryview:
+        """Where the payload of such a frame is to be read into.
+
+        :param scratch: room for :data:`wire.MAX_FRAME_PAGES` pages, the frame's own until :meth:`settle`.
+        """
+        if frame.kind is Kind.RUN:
+            begin = frame.value * wire.PAGE_BYTES
+            return self._memory.view[begin : begin + frame.payload_bytes]
+        return scratch.data.cast("B")[: frame.payload_bytes]
+
+    def settle(self, frame: Frame, payload: memoryview) -> None:
+        """The payload is whole: put it where it belongs. :raises WireError: when it is not what its frame says."""
         self._round_pages += frame.pages
-        if frame.kind in (Kind.PACKED, Kind.DELTA):
-            self._place_squeezed(frame)
-        elif frame.kind is Kind.RUN:
-            self._place_run(frame.value, frame.count)
-        elif frame.kind is Kind.PAGES:
-            self._place_pages(frame.indices.astype(np.int64))
-        else:
+        if frame.kind is Kind.ZERO:
             self._place_zero(frame.runs)
+        elif frame.kind is Kind.RUN:
+            self._written[frame.value : frame.value + frame.count] = True
+            if self._hashes is not None:
+                self._hashes.update_range(self._memory.words, frame.value, frame.count)
+        else:
+            self._place_pages(frame, payload)
 
     def end_round(self, frame: Frame) -> None:
         """:raises WireError: when the round held other pages than its sender counted."""
@@ -166,32 +187,18 @@ class PageReceiver:
         if pages != frame.value:
             raise WireError(f"round {frame.count}: {pages} pages arrived, {frame.value} were sent")
 
-    def _place_run(self, first: int, count: int) -> None:
-        begin = first * wire.PAGE_BYTES
-        self._connection.read_into(self._memory.view[begin : begin + count * wire.PAGE_BYTES])
-        self._written[first : first + count] = True
-        if self._hashes is not None:
-            self._hashes.update_range(self._memory.words, first, count)
-
-    def _place_pages(self, pages: Pages) -> None:
-        rows = self._buffer[: len(pages)]
-        self._connection.read_into(rows.data.cast("B"))
-        self._memory.words[pages] = rows
-        self._written[pages] = True
-        if self._hashes is not None:
-            self._hashes.update(self._memory.words, pages)
-
-    def _place_squeezed(self, frame: Frame) -> None:
-        payload = self._connection.read_exactly(frame.payload_bytes)  # less than the pages themselves
+    def _place_pages(self, frame: Frame, payload: memoryview) -> None:
         pages = frame.indices.astype(np.int64)
-        with self.unpacking:
-            if frame.kind is Kind.DELTA:
-                delta.apply(payload, pages, self._memory.words)
-            elif self._codec is None:
-                raise WireError("PACKED frame in a migration without compression")
-            else:
-                unpacked = self._codec.decompress(payload, len(pages) * wire.PAGE_BYTES)
-                self._memory.words[pages] = np.frombuffer(unpacked, dtype=np.uint64).reshape(-1, WORDS_PER_PAGE)
+        if frame.kind is Kind.PAGES:
+            self._memory.words[pages] = _rows(payload)
+        else:
+            with self.unpacking:
+                if frame.kind is Kind.DELTA:
+                    delta.apply(payload, pages, self._memory.words)
+                elif self._codec is None:
+                    raise WireError("PACKED frame in a migration without compression")
+                else:
+                    self._memory.words[pages] = _rows(self._codec.decompress(payload, len(pages) * wire.PAGE_BYTES))
         self._written[pages] = True
         if self._hashes is not None:
             self._hashes.update(self._memory.words, pages)
@@ -205,3 +212,7 @@ class PageReceiver:
                 self._written[pages] = False
                 if self._hashes is not None:
                     self._hashes.mark_zero(pages)
+
+
+def _rows(data: memoryview | bytes) -> Words:
+    return np.frombuffer(data, dtype=np.uint64).reshape(-1, WORDS_PER_PAGE)

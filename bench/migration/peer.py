@@ -6,12 +6,14 @@ import contextlib
 import select
 from typing import Any, Final
 
-from bench.clock import NS_PER_S, Deadline
+from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, MigrationError
 from bench.migration import wire
 from bench.migration.carriers import Dialer, load_carrier
 from bench.migration.commands import Commands
 from bench.migration.order import Order
+from bench.migration.outlet import OneStream, Outlet
+from bench.migration.streams import Streams
 from bench.migration.transport import Connection
 from bench.migration.wire import Frame, Kind
 
@@ -28,6 +30,7 @@ class Peer:
         self._stack = contextlib.ExitStack()
         self._bytes_elsewhere = 0
         self._connections: list[Connection] = []
+        self._outlet: Outlet | None = None
         self._dialer: Dialer
         self._connection: Connection | None = None
         self._decoder: wire.Decoder
@@ -52,6 +55,27 @@ class Peer:
         connection.send(wire.encode_json(Kind.JOIN, {"ticket": self._order.ticket, "role": role}))
         return connection
 
+    def open_outlet(self) -> Outlet:
+        """Where the pages of rounds leave from now on: this opens further connections if there are to be any."""
+        begin_ns, streams = now_ns(), self._order.levers.streams
+        if streams > 1:
+            beside = [self.connect("stream") for _ in range(streams - 1)]
+            self._outlet = Streams([self.connection, *beside], now_ns() - begin_ns)
+        else:
+            self._outlet = OneStream(self.connection)
+        return self._outlet
+
+    def set_link_timeout(self, link_timeout_ns: int) -> None:
+        """Of all connections; see :meth:`Connection.set_link_timeout`."""
+        self.connection.set_link_timeout(link_timeout_ns)
+        if self._outlet is not None:
+            self._outlet.set_link_timeout(link_timeout_ns)
+
+    def close_outlet(self) -> None:
+        """The rounds are over, and the destination has all that they sent."""
+        if self._outlet is not None:
+            self._outlet.close()
+
     def replace(self, connection: Connection, memory_pages: int) -> None:
         """Go on over another one."""
         self.count_bytes(self.connection)
@@ -71,7 +95,8 @@ class Peer:
     def bytes_sent(self) -> int:
         """On all connections of this migration."""
         here = self._connection.sent_bytes if self._connection is not None else 0
-        return here + self._bytes_elsewhere
+        beside = self._outlet.bytes_beside if self._outlet is not None else 0
+        return here + beside + self._bytes_elsewhere
 
     def receive(self, kind: Kind, duration_ns: int, *others: Kind) -> Frame:
         """The next frame, which must be of *kind* (or one of *others*). :raises MigrationError: when it is an ERROR."""
@@ -92,11 +117,14 @@ class Peer:
         """Tell the destination, if the connection still works and is between two frames; reset it if not."""
         if self._connection is None:
             return
+        self._hurry()
+        if self._outlet is not None:
+            with contextlib.suppress(BenchError, OSError):
+                self._outlet.abandon()
         if self._connection.broken:
             self._connection.abort()
             return
         with contextlib.suppress(BenchError, OSError):
-            self._hurry()
             self._connection.send(wire.encode_json(kind, {"reason": reason}))
 
     def _dial(self) -> Connection:

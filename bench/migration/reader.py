@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import numpy as np
+
 from bench.errors import WireError
 from bench.migration import wire
 from bench.migration.transport import Connection
@@ -16,6 +18,62 @@ READ_BYTES: Final = 256 << 10  # at once: some 100 us of work
 
 class _Short(Exception):
     """The rest has not arrived yet."""
+
+
+class _Needed(Exception):
+    """The head has more bytes than have arrived.
+
+    :ivar count: how many, as far as known.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class HeadReader:
+    """Frames without their payloads; never reads beyond the head (header and meta data) of a frame.
+
+    :param kinds: what may come.
+    """
+
+    def __init__(self, connection: Connection, kinds: Sequence[Kind], memory_pages: int = 0) -> None:
+        self._connection = connection
+        self._decoder = wire.Decoder(self, kinds, memory_pages)
+        self._head = np.empty(wire.HEADER_BYTES + wire.MAX_META_BYTES, dtype=np.uint8).data
+        self._need, self._have, self._read = wire.HEADER_BYTES, 0, 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether part of a head has arrived, and the rest has not."""
+        return self._have > 0
+
+    def next(self) -> Frame | None:
+        """The next frame if its head is there now; the caller reads its payload before calling again.
+
+        :raises PeerLost, WireError: when the stream ended, or is none of the grammar's.
+        """
+        while True:
+            while self._have < self._need:
+                count = self._connection.read_available(self._head[self._have : self._need])
+                if not count:
+                    return None
+                self._have += count
+            self._read = 0
+            try:
+                frame = self._decoder.next()
+            except _Needed as needed:
+                self._need = needed.count
+            else:
+                self._need, self._have = wire.HEADER_BYTES, 0
+                return frame
+
+    def read_exactly(self, count: int) -> bytes:
+        """For the decoder: of a head that is there."""
+        end = self._read + count
+        if end > self._have:
+            raise _Needed(end)
+        self._read = end
+        return bytes(self._head[end - count : end])
 
 
 class FrameReader:

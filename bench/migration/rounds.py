@@ -9,6 +9,7 @@ from bench.migration import policy, wire
 from bench.migration.departure import DepartingGuest
 from bench.migration.engine import Reporter
 from bench.migration.order import Order
+from bench.migration.outlet import Outlet
 from bench.migration.packing import make_sender
 from bench.migration.pages import Sent
 from bench.migration.peer import Peer
@@ -24,13 +25,15 @@ DRAIN_NS: Final = 50 * NS_PER_MS
 class Rounds:
     """The rounds of one migration.
 
+    :param outlet: where their pages leave.
     :ivar count: rounds done.
     :ivar sender: sends their pages.
     """
 
-    def __init__(self, order: Order, guest: DepartingGuest, peer: Peer, report: Reporter) -> None:
+    def __init__(self, order: Order, guest: DepartingGuest, peer: Peer, outlet: Outlet, report: Reporter) -> None:
         self.count = 0
-        self.sender = make_sender(peer.connection, guest.memory, Pacer(order.limits.max_bandwidth_bps), order.levers)
+        self.sender = make_sender(outlet, guest.memory, Pacer(order.limits.max_bandwidth_bps), order.levers)
+        self._outlet = outlet
         self._order = order
         self._guest = guest
         self._peer = peer
@@ -60,7 +63,7 @@ class Rounds:
             connection.send(wire.encode_final(self.count))
         else:
             self._report("round_begin", begin_ns, round=self.count)
-        acked_bytes = connection.info().acked_bytes
+        acked_bytes = self._outlet.info().acked_bytes
         sent = Sent()
         pages = pending.pages()
         pending.clear()
@@ -73,15 +76,15 @@ class Rounds:
             self.tell_progress(self.count, begin_ns, sent, len(pages))
         self.sender.end_round()
         pending.set_pages(pages[sent.pages :])
-        sent.sent_bytes += connection.send(wire.encode_round_end(self.count, sent.pages))
+        sent.sent_bytes += self._outlet.end_round(self.count, sent.pages)
         if paused:
             self._report("final_pages_sent", pages=sent.pages)
         if not paused and (until or self._order.limits.downtime_limit_ns is None):
             # What still waits in the socket at the pause is downtime as well, and a round of few pages ends long before
             # they have crossed: collect when they have.
-            connection.drain(Deadline(DRAIN_NS))
+            self._drain(Deadline(DRAIN_NS))
         self._account(acked_bytes, begin_ns)
-        queued_bytes = connection.info().queued_bytes
+        queued_bytes = self._outlet.info().queued_bytes
         if not paused:
             dirty_pages = self._guest.collect()
             self._throttler.after_round(dirty_pages * wire.PAGE_BYTES, sent.sent_bytes, now_ns())
@@ -102,7 +105,7 @@ class Rounds:
     def decide(self) -> Step:
         """The policy's decision on where this migration stands now."""
         pending = self._guest.pending
-        remaining = self.sender.expected_bytes(len(pending)) + self._peer.connection.info().queued_bytes
+        remaining = self.sender.expected_bytes(len(pending)) + self._outlet.info().queued_bytes
         elapsed_ns = now_ns() - self._began_ns
         bandwidth_bps = self._estimate.bps
         if not len(pending):
@@ -139,7 +142,13 @@ class Rounds:
 
         By the wall clock: what this engine's own work costs, it will cost in the final copy as well.
         """
-        self._estimate.add(self._peer.connection.info().acked_bytes - acked_bytes, now_ns() - begin_ns)
+        self._estimate.add(self._outlet.info().acked_bytes - acked_bytes, now_ns() - begin_ns)
+
+    def _drain(self, deadline: Deadline) -> None:
+        """Wait until all that was sent is acknowledged, or until the *deadline*; serve what is watched meanwhile."""
+        while self._outlet.info().queued_bytes and not deadline.expired:
+            # the kernel tells nobody when the last acknowledgement came
+            self._outlet.pause(Deadline(min(NS_PER_MS // 4, deadline.remaining_ns)))
 
     def _chunk_pages(self) -> int:
         """So many pages that neither the link nor the pacing holds them for longer than :data:`CHUNK_NS`."""
@@ -147,6 +156,8 @@ class Rounds:
         limit = self._order.limits.max_bandwidth_bps
         if limit:
             rate = min(rate or limit, limit)
+        if rate:
+            rate = max(1, rate // self._outlet.count)  # of one stream, when all are busy
         return self.sender.batch_pages(chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, wire.MAX_FRAME_PAGES))
 
     def _early_rate(self) -> int | None:
@@ -154,4 +165,4 @@ class Rounds:
         elapsed_ns = now_ns() - self._began_ns
         if elapsed_ns < CHUNK_NS:
             return None
-        return max(1, self._peer.connection.sent_bytes * 8 * NS_PER_S // elapsed_ns)
+        return max(1, self._peer.bytes_sent * 8 * NS_PER_S // elapsed_ns)

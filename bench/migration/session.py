@@ -88,7 +88,6 @@ class Session:
         stack.enter_context(self._peer)
         connection = self._peer.open()
         self.report("connected", rtt_ns=connection.info().rtt_ns)
-        self._rounds = Rounds(order, self._guest, self._peer, self.report)
         hello = {
             "guest": {**order.guest, "memory_bytes": self._guest.memory_bytes},
             "announce": order.announce,
@@ -96,11 +95,13 @@ class Session:
             "mode": order.mode,
             "postcopy": order.post_copy,
             "compression": order.levers.compression,
+            "streams": order.levers.streams,
             "ticket": order.ticket,
         }
         connection.send(wire.encode_json(Kind.HELLO, hello))
         method = probe()  # while the destination makes its skeleton
         self._peer.receive(Kind.SKELETON, SKELETON_NS)
+        self._rounds = Rounds(order, self._guest, self._peer, self._peer.open_outlet(), self.report)
         self._guest.track(method)
         self._peer.check()
         self._rounds.begin()
@@ -153,7 +154,7 @@ class Session:
     def pause_guest(self) -> Paused:
         """From here on the guest stands still, until the handover or a roll-back."""
         self.states.enter(State.DEVICE)
-        self.connection.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
+        self._peer.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
         paused = self._guest.pause()
         self.outcome.connections = paused.connections
         return paused
@@ -172,6 +173,7 @@ class Session:
         """Wait until the destination is ready, then have it take the guest over; returns when it runs there."""
         ready = self.receive(Kind.READY)
         self._unpacking = ready.fields.get("unpacking")
+        self._peer.close_outlet()
         if self.order.verify == "pause":
             self.outcome.digest_destination = text(ready, "digest")
             if self.outcome.digest_source != self.outcome.digest_destination:

@@ -191,6 +191,9 @@ class TunnelConnection(Connection):
         with contextlib.suppress(OSError):
             self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, half)
 
+    def limit_unsent(self, limit_bytes: int) -> None:
+        self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
+
     def close(self) -> None:
         """The pump sends what it has, then ends; the descriptor of the link goes now."""
         if self.sock.fileno() >= 0:

@@ -16,7 +16,7 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bench.clock import NS_PER_S, Deadline, now_ns
@@ -24,7 +24,16 @@ from bench.errors import MigrationError, WireError
 from bench.migration.carriers import Credentials, Listening, Reception
 from bench.migration.cost import Meter
 from bench.migration.door import Door
-from bench.migration.transport import Buffer, Connection, PeerClosed, PeerLost, TransportInfo, connected, listen
+from bench.migration.transport import (
+    Buffer,
+    Connection,
+    PeerClosed,
+    PeerLost,
+    TransportInfo,
+    connected,
+    listen,
+    views_of,
+)
 
 RECORD_BYTES: Final = 16384  # RFC 8446, 5.1
 RECORD_OVERHEAD: Final = 22  # header, content type and tag of each
@@ -193,6 +202,21 @@ class TlsConnection(Connection):
         self._frame_bytes += total
         self.sent_bytes += total
         return total
+
+    def prepare(self, parts: Sequence[Buffer]) -> list[memoryview]:
+        views = views_of(parts)
+        with self._meter:
+            for record in _records(views):
+                self._tls.write(record)
+        data = self._outgoing.read()
+        total = sum(view.nbytes for view in views)
+        self._wire_bytes += len(data)
+        self._frame_bytes += total
+        self.sent_bytes += total
+        return views_of([data])
+
+    def send_available(self, views: list[memoryview]) -> int:
+        return self._transmit_some(views)
 
     # receiving
 

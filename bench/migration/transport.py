@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -52,6 +52,7 @@ class TransportInfo:
     :param rtt_ns: smoothed round trip, with the queues that this connection's own data builds up.
     :param min_rtt_ns: the shortest round trip of the last minutes.
     :param retransmits: segments sent again so far.
+    :param window_limited_ns: how long nothing could be sent because the receiver's window was full.
     """
 
     acked_bytes: int
@@ -59,6 +60,7 @@ class TransportInfo:
     rtt_ns: int
     min_rtt_ns: int
     retransmits: int
+    window_limited_ns: int = 0
 
 
 class Connection:
@@ -137,6 +139,11 @@ class Connection:
         """What carrying took so far: wire_bytes beside those of the frames, cpu_ns, time_ns, handshake_ns."""
         return {}
 
+    @property
+    def watchers(self) -> Mapping[int, Callable[[], None]]:
+        """What :meth:`watch` was told, for those who wait for several connections at once."""
+        return dict(self._watched)
+
     # waiting
 
     def wait(self, events: int, deadline: Deadline, what: str) -> None:
@@ -192,7 +199,7 @@ class Connection:
 
         :raises PeerLost: when the link or the peer is gone.
         """
-        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        views = views_of(parts)
         total = sum(view.nbytes for view in views)
         self.broken = True
         self._transmit(views)
@@ -204,26 +211,41 @@ class Connection:
         """Write all of these to the socket."""
         left = sum(view.nbytes for view in views)
         while left:
-            try:
-                sent = self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                self.wait(select.POLLOUT, Deadline(self.link_timeout_ns), "sending to the other engine")
-                continue
-            except OSError as error:
-                raise PeerLost(f"sending to the other engine: {_why(error)}") from error
+            sent = self._transmit_some(views)
             left -= sent
-            while sent:
-                if sent >= views[0].nbytes:
-                    sent -= views.pop(0).nbytes
-                else:
-                    views[0] = views[0][sent:]
-                    sent = 0
+            if left and not sent:
+                self.wait(select.POLLOUT, Deadline(self.link_timeout_ns), "sending to the other engine")
 
-    def drain(self, deadline: Deadline) -> None:
-        """Wait until all that was sent is acknowledged, or until the *deadline*; serve what is watched meanwhile."""
-        while self.info().queued_bytes and not deadline.expired:
-            # the kernel tells nobody when the last acknowledgement came
-            self.wait(0, Deadline(min(NS_PER_MS // 4, deadline.remaining_ns)), "acknowledgements")
+    def prepare(self, parts: Sequence[Buffer]) -> list[memoryview]:
+        """*parts* as :meth:`send_available` takes them, which must follow with all of it before anything else."""
+        return views_of(parts)
+
+    def send_available(self, views: list[memoryview]) -> int:
+        """Send what the socket takes now of what :meth:`prepare` gave, and remove it from there.
+
+        :returns: its bytes, 0 when the socket is full.
+        :raises PeerLost: when the link or the peer is gone.
+        """
+        count = self._transmit_some(views)
+        self.sent_bytes += count
+        return count
+
+    def _transmit_some(self, views: list[memoryview]) -> int:
+        """Write to the socket what it takes now of *views* (bytes, none empty), and remove that from them."""
+        try:
+            count = self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise PeerLost(f"sending to the other engine: {_why(error)}") from error
+        left = count
+        while left:
+            if left >= views[0].nbytes:
+                left -= views.pop(0).nbytes
+            else:
+                views[0] = views[0][left:]
+                left = 0
+        return count
 
     # receiving
 
@@ -276,6 +298,10 @@ class Connection:
         except OSError:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, half)
 
+    def limit_unsent(self, limit_bytes: int) -> None:
+        """How much may wait in the socket beyond what is under way before it counts as full (TCP_NOTSENT_LOWAT)."""
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
+
     # knowing
 
     def info(self) -> TransportInfo:
@@ -289,8 +315,9 @@ def tcp_info(sock: socket.socket) -> TransportInfo:
     (retransmits,) = struct.unpack_from("=I", raw, 100)
     (acked,) = struct.unpack_from("=Q", raw, 120)
     (min_rtt_us,) = struct.unpack_from("=I", raw, 148)
+    (window_limited_us,) = struct.unpack_from("=Q", raw, 176)
     queued = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-    return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits)
+    return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits, window_limited_us * 1000)
 
 
 def connected(address: str, port: int, deadline: Deadline) -> socket.socket:
@@ -305,6 +332,11 @@ def connected(address: str, port: int, deadline: Deadline) -> socket.socket:
         sock.close()
         raise PeerLost(f"no connection to the destination at {address}:{port}: {_why(error)}") from error
     return sock
+
+
+def views_of(parts: Sequence[Buffer]) -> list[memoryview]:
+    """The bytes of *parts*, without those that are empty."""
+    return [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
 
 
 def listen(address: str, port: int) -> socket.socket:

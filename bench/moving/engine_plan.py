@@ -70,6 +70,7 @@ class EnginePlans:
                 "compression_level": migration.compression_level,
                 "compression_threads": migration.compression_threads,
                 "delta_cache_bytes": migration.delta_cache,
+                "streams": migration.streams,
                 "auto_converge": migration.auto_converge,
                 "dirty_limit_bytes_per_s": migration.dirty_limit,
                 "cgroup": self._throttle_cgroup(),

@@ -17,7 +17,8 @@ class MigrationSpec(Spec):
 
     ``zero_pages``: send zero pages as numbers. ``compression_level``: zstd 1 to 19, lz4 1 to 12;
     ``compression_threads``: of the zstd library beside the engine's own, 0 for none. ``delta_cache``: memory for copies
-    of sent pages, so that later rounds send what changed in them; 0 for none. ``auto_converge``: hold the vCPUs back
+    of sent pages, so that later rounds send what changed in them; 0 for none. ``streams``: TCP connections that carry
+    the pages of rounds at once, as QEMU's multifd channels. ``auto_converge``: hold the vCPUs back
     when the guest writes faster than the link carries; ``on_no_convergence = "throttle"`` does so only when rounds or
     time are used up. ``dirty_limit``: of each vCPU, kept by holding it back; 0 for none. ``announce_delay``: how long
     after the switchover the announcement begins. A lever that could do nothing in the mode is refused.
@@ -45,6 +46,7 @@ class MigrationSpec(Spec):
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     compression_threads: Annotated[int, Field(ge=0, le=16)] = 0
     delta_cache: Bytes = 0
+    streams: Annotated[int, Field(ge=1, le=16)] = 1
     auto_converge: bool = False
     dirty_limit: ByteRate = 0
     announce_delay: DurationNs = 0
@@ -96,6 +98,8 @@ class MigrationSpec(Spec):
     def _levers_work(self) -> MigrationSpec:
         if self.mode == "postcopy" and self.compression != "none":
             raise ValueError("compression 'none' with mode 'postcopy', which sends each page when it is asked for")
+        if self.mode == "postcopy" and self.streams > 1:
+            raise ValueError("streams 1 with mode 'postcopy', which has no rounds that more could carry")
         if self.mode in ("postcopy", "stop-and-copy"):
             if self.delta_cache:
                 raise ValueError(f"delta_cache '0' with mode '{self.mode}', which sends each page once")
