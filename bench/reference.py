@@ -106,7 +106,8 @@ def _section(title: str, model: type[BaseModel], *, defaults: bool) -> str:
     lines = [f"## {title}\n", inspect.cleandoc(own), ""]
     lines += ["| key | value | default |", "|---|---|---|"] if defaults else ["| member | value |", "|---|---|"]
     for name, field in model.model_fields.items():
-        cells = [f"`{field.alias or name}`", _kind(name, field) if defaults else _type_text(field.annotation)]
+        whole = _kind(name, field) if defaults else _type_text(field.annotation).replace("share", "number")
+        cells = [f"`{field.alias or name}`", whole]
         if defaults:
             cells.append(_default_text(model, name, field))
         lines.append("| " + " | ".join(cells) + " |")

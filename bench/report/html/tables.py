@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bench.analysis.brownout import Brownout
@@ -18,6 +18,7 @@ from bench.result import (
     PhaseResult,
     PredictionResult,
     RoundResult,
+    SwitchRelearn,
 )
 from bench.units import format_bit_rate, format_bytes
 
@@ -68,33 +69,42 @@ def _more(count: int) -> Markup | None:
     return tag("p", f"and {count - MAX_ROWS:,} more, in result.json", class_="remark") if count > MAX_ROWS else None
 
 
+_RELEARNING: Final[Mapping[str, Callable[[SwitchRelearn, int | None], str]]] = {
+    "hops away": lambda item, _zero: "" if item.distance is None else str(item.distance),
+    "controller saw": lambda item, zero: after(item.controller_ns, zero),
+    "flows confirmed": lambda item, zero: after(item.confirmed_ns, zero),
+    "tables changed": lambda item, zero: after(item.state_ns, zero),
+    "seen by": lambda item, _zero: item.state_by,
+    "told by": lambda item, _zero: item.by,
+    "first frame at new port": lambda item, zero: after(item.first_frame_ns, zero),
+    "stable": lambda item, zero: after(item.stable_ns, zero),
+    "to old port": lambda item, _zero: f"{item.frames_to_old_port:,}",
+    "flooded": lambda item, _zero: f"{item.frames_flooded:,}",
+    "dropped": lambda item, _zero: f"{item.frames_dropped:,}",
+    "flapped back": lambda item, _zero: f"{item.flapped:,}",
+    "witnesses differ": lambda item, _zero: item.differ,
+}
+
+
 def relearning(migration: MigrationResult) -> Markup:
-    """Of every switch, relative to the resume."""
-    resumed = migration.resume_ns
-    rows = [
-        [
-            switch.name,
-            *(
-                after(moment, resumed)
-                for moment in (switch.controller_ns, switch.confirmed_ns, switch.first_frame_ns, switch.stable_ns)
-            ),
-            f"{switch.frames_to_old_port:,}",
-            f"{switch.frames_flooded:,}",
-            f"{switch.flapped:,}",
-        ]
-        for switch in migration.relearn.switches
-    ]
-    head = [
-        "switch",
-        "controller saw",
-        "flows confirmed",
-        "first frame at new port",
-        "stable",
-        "to old port",
-        "flooded",
-        "flapped back",
-    ]
-    return table(head, rows)
+    """Of every switch, relative to the resume; columns that say nothing of any switch are left out."""
+    switches = sorted(migration.relearn.switches, key=lambda item: (item.distance is None, item.distance or 0))
+    columns = {name: [show(item, migration.resume_ns) for item in switches] for name, show in _RELEARNING.items()}
+    columns = {name: cells for name, cells in columns.items() if any(cell not in ("", NOT_SEEN) for cell in cells)}
+    rows = [[item.name, *(cells[at] for cells in columns.values())] for at, item in enumerate(switches)]
+    marks = ["bad" if item.differ else "" for item in switches]
+    return join([table(["switch", *columns], rows, marks=marks), _neighbours(migration)])
+
+
+def _neighbours(migration: MigrationResult) -> Markup | None:
+    """What hosts' neighbour caches held of the guest, and connections in conntrack."""
+    changes = migration.relearn.neighbours
+    rows = [[item.host, after(item.t_ns, migration.resume_ns), item.ip, item.mac, item.state] for item in changes]
+    head = ["neighbour cache of", "changed", "address", "MAC", "state"]
+    tracked = ", ".join(f"{name}: {number:,}" for name, number in migration.relearn.conntrack.items())
+    parts = [table(head, rows[:MAX_ROWS]) if rows else None, _more(len(rows))]
+    parts.append(tag("p", f"Connections of the guest in conntrack: {tracked}", class_="remark") if tracked else None)
+    return join(parts)
 
 
 def flows(items: Sequence[FlowResult]) -> Markup:

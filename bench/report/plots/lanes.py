@@ -51,6 +51,7 @@ def lanes(result: RunResult, events: Sequence[Event], zero: int, span: tuple[int
             own_bars, own_marks = _switches(which, one, zero)
             bars += own_bars
             marks += own_marks
+            marks += _neighbours(which, one, zero)
     order = list(dict.fromkeys(bar.lane for bar in bars))
     return [_drawn(bars[:MAX_BARS], order, zero), *marks]
 
@@ -158,9 +159,23 @@ def _announcements(lane: str, events: Sequence[Event], zero: int) -> list[dict[s
 _MOMENTS: Final = (
     ("controller_ns", "controller saw the announcement", "circle", "--n1"),
     ("confirmed_ns", "flows confirmed by a barrier", "square", "--n2"),
+    ("state_ns", "the switch's own tables changed", "triangle-down", "--n3"),
     ("first_frame_ns", "first frame at the new port", "diamond", ACCENT),
     ("stable_ns", "stable", "star", "--good"),
 )
+
+
+def _neighbours(which: str, one: MigrationResult, zero: int) -> list[dict[str, Any]]:
+    """When hosts' neighbour caches changed what they hold of the guest."""
+    changes = one.relearn.neighbours[:MAX_MARKS]
+    if not changes:
+        return []
+    hovers = [
+        f"<b>{label(item.host)}'s neighbour cache</b><br>{label(item.ip)} is at {label(item.mac)}, "
+        f"{label(item.state)}<br>{after(item.t_ns, zero)}"
+        for item in changes
+    ]
+    return [_marks(f"{which}neighbours", [ms(item.t_ns - zero) for item in changes], "hourglass", "--s6", hovers)]
 
 
 def _switches(which: str, one: MigrationResult, zero: int) -> tuple[list[Bar], list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
-from made_up import flow, link, migration, result
+from made_up import MS, RESUME, flow, link, migration, result
 from made_up_run import write_run
 
 from bench.analysis.comparison import compare_runs
@@ -45,6 +45,24 @@ def test_every_figure_has_its_table_and_is_one_that_plotly_knows(tmp_path: Path)
         assert "<table>" in section, name
     assert 'href="run/events.jsonl"' in page
     assert 'href="run/logs/guest.log"' in page
+
+
+def test_what_the_network_s_witnesses_saw_is_drawn(tmp_path: Path) -> None:
+    one = migration()
+    one["relearn"]["switches"][0] |= {
+        "distance": 2,
+        "state_ns": RESUME + 3 * MS,
+        "state_by": "poll",
+        "differ": "frames",
+    }
+    change = {"host": "c1", "t_ns": RESUME + MS, "ip": "10.0.1.1", "mac": "52:54:00:00:00:01", "state": "reachable"}
+    one["relearn"] |= {"neighbours": [change], "conntrack": {"c1 established": 3}}
+    page = report_page([Recording(write_run(tmp_path / "run", **{**one, "migrations": [one]}))], tmp_path)
+    for part in ("hops away", "tables changed", "witnesses differ", "neighbour cache of", "c1 established: 3"):
+        assert part in page
+    assert "told by" not in page  # no switch has it
+    lanes = {lane for trace in figures(page)["plot-timeline"]["data"] for lane in trace["y"]}  # type: ignore[attr-defined]
+    assert {"neighbours", "announce", "s1"} <= lanes
 
 
 def test_what_a_result_lacks_is_left_out(tmp_path: Path) -> None:
