@@ -16,7 +16,8 @@ ARGS ?=
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
-	tcpdump iperf3 nftables redis-tools curl procps kmod openssh-server
+	tcpdump iperf3 nftables redis-tools curl procps kmod openssh-server qemu-utils python3-libnbd libnbd-bin \
+	stress-ng
 
 .PHONY: help setup run test check benchmark clean apt
 

@@ -10,6 +10,7 @@
     +-- HostError                 namespaces, Open vSwitch, ledger, child processes
     +-- LinkError                 an impairment could not be applied, or calibration missed its tolerance
     +-- MemoryTrackingError       userfaultfd, pagemap
+    +-- StorageError              a disk, its image, its server or the right to write it
     +-- GuestError                a guest refused or failed a command
     +-- MigrationError            a migration could not be started (one that fails is a *result*)
     |   +-- WireError             a peer sent something that the wire format does not allow
@@ -88,6 +89,10 @@ class LinkError(BenchError):
 
 class MemoryTrackingError(BenchError):
     """userfaultfd or pagemap refused to do what dirty tracking needs."""
+
+
+class StorageError(BenchError):
+    """A disk image, the server of it, or the right to write it."""
 
 
 class GuestError(BenchError):

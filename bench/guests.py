@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from bench.announcing import announcement
 from bench.clock import NS_PER_S, Deadline
+from bench.disks import Storage
 from bench.errors import BenchError, DeadlineError, GuestError, HostError
 from bench.guest.client import GuestControl, guest_command
 from bench.host.commands import Process, describe_status, python_environment, spawn
@@ -65,10 +66,13 @@ class Guests:
     :param stack: of the testbed: what is started here is registered there first.
     """
 
-    def __init__(self, scenario: Scenario, plan: Plan, directory: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, scenario: Scenario, plan: Plan, directory: Path, stack: contextlib.ExitStack, storage: Storage
+    ) -> None:
         self.scenario = scenario
         self.plan = plan
         self.directory = directory
+        self.storage = storage
         self._stack = stack
         self._running: dict[str, RunningGuest] = {}
         self._boots = 0
@@ -125,6 +129,7 @@ class Guests:
                 "write_bytes": workload.write_bytes,
                 "seed": workload.seed,
             },
+            "storage": self.storage.configuration(guest),
             "skeleton": skeleton,
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
@@ -213,7 +218,7 @@ class Guests:
 
 def _stats(guest: RunningGuest) -> dict[str, Any] | BenchError:
     try:
-        return dict(guest.control.stats())
+        return dict(guest.control.stats(quiet=True))
     except (HostError, GuestError, DeadlineError) as error:
         return error
 

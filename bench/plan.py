@@ -14,6 +14,7 @@ from typing import Any
 from bench.errors import MachineError, ScenarioError
 from bench.host.openssh import find_sshd
 from bench.moving.schedule import Limits, Order
+from bench.plan_disks import check_disks
 from bench.plan_guests import (
     check_addresses,
     check_images,
@@ -23,6 +24,7 @@ from bench.plan_guests import (
     plan_limits,
     plan_orders,
 )
+from bench.plan_surroundings import check_surroundings
 from bench.scenario import ClientSpec, Scenario
 
 MAX_NODES = 200
@@ -247,6 +249,8 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
         find_sshd()
     check_port(scenario, where)
     check_images(scenario, where)
+    check_disks(scenario, storage, hypervisors, where)
+    check_surroundings(scenario, hypervisors, addresses, [f"{one}-{other}" for one, other in links], where)
     check_memory(scenario, orders, limits, homes, available_memory_bytes(Path("/proc/meminfo").read_text()))
     return Plan(
         topo=topo,

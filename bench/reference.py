@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bench.result import RunResult
-from bench.scenario import Scenario, WorkloadSpec
+from bench.scenario import DiskSpec, DiskWorkloadSpec, Scenario, StorageSpec, WorkloadSpec
 from bench.units import format_bit_rate, format_bytes, format_duration
 
 _HEAD = "<!-- made by `python -m bench.reference docs`; do not edit -->\n\n"
@@ -30,7 +30,7 @@ _DURATIONS = frozenset(
     )
 )
 _RATES = frozenset(("bandwidth", "max_bandwidth", "rate"))
-_SIZES = frozenset(("memory", "working_set", "store_memory", "delta_cache"))
+_SIZES = frozenset(("memory", "working_set", "store_memory", "delta_cache", "log_size", "block"))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -84,10 +84,10 @@ def _default_text(model: type[BaseModel], name: str, field: FieldInfo) -> str:
     if name in _DURATIONS:
         return f"`{format_duration(value).replace(' ', '')}`"
     if name in _RATES:
-        if name == "rate" and model is WorkloadSpec:
+        if name == "rate" and value and model in (WorkloadSpec, DiskWorkloadSpec, StorageSpec):
             return f"`{format_bytes(value).replace(' ', '')}/s`"
         return "unlimited" if value == 0 else f"`{format_bit_rate(value).removesuffix('/s').replace(' ', '')}`"
-    if name in _SIZES:
+    if name in _SIZES or (name == "size" and model is DiskSpec):
         return f"`{format_bytes(value).replace(' ', '')}`"
     return f"`{value}`"
 

@@ -28,6 +28,7 @@ from bench.notice import Notice
 from bench.plan import Plan
 from bench.result import RunResult
 from bench.scenario import Scenario
+from bench.surroundings import Surroundings
 from bench.testbed import Testbed
 from bench.timeline import Event
 from bench.watch import Watch
@@ -66,6 +67,7 @@ class Runner:
         self._notice = Notice()
         self._mover: Mover | None = None
         self._forecaster = Forecaster(scenario, plan)
+        self._surroundings = Surroundings(scenario, plan, run_directory, record_cgroup)
 
     @property
     def notice(self) -> int:
@@ -124,10 +126,14 @@ class Runner:
         self._watch.start_frames(stack, testbed)
         if self._standing is None:
             testbed.boot_guests()
+        stack.callback(self._surroundings.stop)
+        self._surroundings.start(testbed)
         self._watch.start_clients(stack, testbed)
         self._warm_up(testbed)
         engine_plans = EnginePlans(self.scenario, testbed, self.directory, self._record_cgroup)
-        self._mover = Mover(testbed, self._watch, self._forecaster, engine_plans, self._notice)
+        self._mover = Mover(
+            testbed, self._watch, self._forecaster, engine_plans, self._notice, surroundings=self._surroundings
+        )
         self._mover.move_all()
         if testbed.guests.places():
             self._watch.wait(testbed, self.scenario.run.settle, "letting the flows settle")
@@ -145,6 +151,9 @@ class Runner:
         seen = self._watch.stop()
         end_ns = now_ns()
         stats, problems = testbed.guests.stats()
+        surroundings = self._surroundings.stop()
+        disks, wrong = testbed.storage.prove(stats)
+        problems += [*wrong, *self._surroundings.reasons]
         self._watch.stop_frames(seen)
         moves: list[Move] = sorted(self._mover.moves, key=lambda move: move.start_ns) if self._mover else []
         return RawRun(
@@ -161,11 +170,18 @@ class Runner:
             flows=collect_flows(seen.reports, (client for flows in self.plan.flows.values() for client in flows)),
             host_ports={there: port for ports in testbed.switch_ports().values() for port, there in ports.items()},
             links=testbed.links,
-            environment=self._environment(
-                testbed, load, stats, moves[0].start_ns if moves else end_ns - NS_PER_S, end_ns
-            ),
+            environment={
+                **self._environment(testbed, load, stats, moves[0].start_ns if moves else end_ns - NS_PER_S, end_ns),
+                **({"storage": disks} if disks["disks"] else {}),
+                **({"surroundings": surroundings} if surroundings else {}),
+            },
             max_cpu_load=self.scenario.run.max_cpu_load,
-            reasons=[*(self._mover.reasons if self._mover else ()), *problems, *seen.reasons],
+            reasons=[
+                *(self._mover.reasons if self._mover else ()),
+                *problems,
+                *self._surroundings.reasons,
+                *seen.reasons,
+            ],
             interrupted=self._notice.reason,
         )
 

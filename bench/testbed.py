@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
+from bench.disks import Storage
 from bench.errors import HostError, MachineError
 from bench.forward import Forwarder
 from bench.guests import BRIDGE, Guests, for_interface
@@ -21,7 +22,8 @@ from bench.host import firewall
 from bench.host.commands import describe_status, run
 from bench.host.kernel import set_sysctls, switch_ipv6_off
 from bench.link.calibrate import Endpoint, calibrate
-from bench.link.links import LinkFactory
+from bench.link.impairment import Direction
+from bench.link.links import BenchLink, LinkFactory
 from bench.network_faults import NetworkFaults
 from bench.plan import Plan
 from bench.result import LinkResult
@@ -67,7 +69,8 @@ class Testbed:
         self._factory: LinkFactory | None = None
         self._notify = notify
         self._stack = contextlib.ExitStack()
-        self.guests = Guests(scenario, plan, directory, self._stack)
+        self.storage = Storage(scenario, plan, directory)
+        self.guests = Guests(scenario, plan, directory, self._stack, self.storage)
         (directory / "events").mkdir(exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
         self.faults = NetworkFaults(self, self._stack)
@@ -184,7 +187,12 @@ class Testbed:
     # guests
 
     def boot_guests(self) -> None:
-        """Start every guest on its host. :raises BenchError: with the end of its log when one does not start."""
+        """Start every guest on its host, its disks first.
+
+        :raises BenchError: with the end of its log when one does not start.
+        """
+        self._stack.callback(self.storage.stop)
+        self.storage.start({host.name: host.pid for host in self.net.hosts})
         self.guests.boot_all(self.hypervisors, self._notify)
 
     # looking at it
@@ -258,6 +266,19 @@ class Testbed:
         there = intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1
         return there.node.name, int(there.node.ports[there])
 
+    def link_named(self, name: str) -> BenchLink:
+        """A link by its ends, in either order. :raises HostError: when there is none."""
+        first, _, second = name.partition("-")
+        links = self._require_factory().links
+        found = links.get(name) or links.get(f"{second}-{first}")
+        if found is None:
+            raise HostError(f"the network has no link {name!r}")
+        return found
+
+    def change_link(self, name: str, forward: Direction, backward: Direction) -> None:
+        """Shape a link anew while traffic flows. :raises LinkError: when that cannot be applied."""
+        self._require_factory().apply(self.link_named(name), forward, backward)
+
     def require_alive(self) -> None:
         """:raises BenchError: when a part that everything depends on has died."""
         for process in self.control.ovs.processes if self.control.ovs is not None else ():
@@ -267,6 +288,7 @@ class Testbed:
             self.control.controller.check()
         if self._factory is not None:
             self._factory.check()
+        self.storage.check()
 
     def close(self) -> None:
         """Take everything down. Idempotent."""

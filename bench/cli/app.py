@@ -22,6 +22,7 @@ COMMANDS: Final = (
     "dirty_rate",
     "topo",
     "shell",
+    "variables",
     "doctor",
     "clean",
 )

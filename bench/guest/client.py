@@ -167,13 +167,18 @@ class GuestControl:
             while True:
                 self.channel.receive(deadline)
 
-    def stats(self, deadline: Deadline | None = None, *, check: bool = False) -> Message:
-        """``{state, pages_written, connections, embryonic, datagrams, services, vcpus, self_check_errors}``.
+    def stats(self, deadline: Deadline | None = None, *, check: bool = False, quiet: bool = False) -> Message:
+        """``{state, pages_written, connections, embryonic, datagrams, services, vcpus, self_check_errors, disks}``.
 
         :param check: verify what the vCPUs wrote to memory; the guest stands still for some 0.1 s meanwhile. Without
             it ``self_check_errors`` is 0.
+        :param quiet: end the disk workload, and wait until everything that was acknowledged is on its disk.
         """
-        return self._call("stats", {"check": check}, deadline)
+        return self._call("stats", {"check": check, "quiet": quiet}, deadline)
+
+    def disks(self, what: str, deadline: Deadline | None = None, **args: Any) -> Message:
+        """An order to the guest's disks, see :mod:`bench.guest.disk_commands`."""
+        return self._call("disks", {"do": what, **args}, deadline)
 
     # pre-copy
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import GuestError
+from bench.guest.disks import DisksConfig
 from bench.guest.store import MIN_REGION_BYTES
 from bench.memory.image import PAGE_BYTES
 
@@ -32,6 +33,7 @@ class GuestConfig:
     :param gateway: of its default route; empty for none.
     :param sysctls: kernel parameters of its namespace, by name.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
+    :param disks: None for a guest without.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
 
@@ -54,6 +56,7 @@ class GuestConfig:
     chatter_ns: int = 0
     gateway: str = ""
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
+    disks: DisksConfig | None = None
 
     @property
     def ip(self) -> str:
@@ -101,6 +104,7 @@ class GuestConfig:
             gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
             sysctls={str(name): value for name, value in dict(raw.get("sysctls") or {}).items()},
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
+            disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )
 
 

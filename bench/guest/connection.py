@@ -65,6 +65,9 @@ class Connection:
         self._events: int | None = None
         self._wake: Timer | None = None
         self._linger: Timer | None = None
+        attach = getattr(service, "attach", None)
+        if attach is not None:
+            attach(self._poked)
 
     def adopt(self, state: StreamState) -> None:
         """Go on as *state* says; the socket came from :func:`tcp_repair.restore`. :meth:`finish` follows."""
@@ -218,6 +221,11 @@ class Connection:
             self._wake = None
         if due_ns is not None:
             self._wake = self._loop.at(due_ns, self._awake)
+
+    def _poked(self) -> None:
+        """The service has more to send, and nothing from the network told so."""
+        if self._fd >= 0 and self._events is not None:
+            self._guarded(self._pump)
 
     def _awake(self) -> None:
         self._wake = None

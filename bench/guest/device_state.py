@@ -7,9 +7,9 @@ Layout, integers in network byte order::
     body         binary parts one after the other, in the order in which the header gives their lengths
 
 The header's members: ``name, memory_bytes, mac, address, owner, generation, counters, registers[], neighbours[]``,
-``streams[]`` (each a TCP connection with its service's state; ``receive_bytes`` and ``send_bytes`` long parts) and
-``datagrams[]`` (unread ones; ``bytes`` long parts). It never holds a Python object: bytes from a peer are data only,
-and whatever is wrong with them is one :class:`GuestError`.
+``disks``, ``streams[]`` (each a TCP connection with its service's state; ``receive_bytes`` and ``send_bytes`` long
+parts) and ``datagrams[]`` (unread ones; ``bytes`` long parts). It never holds a Python object: bytes from a peer are
+data only, and whatever is wrong with them is one :class:`GuestError`.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ class DeviceState:
     :param registers: one JSON object for each vCPU, in order.
     :param neighbours: (IPv4 address, MAC) of the guest's neighbour table.
     :param counters: running totals that go on at the destination.
+    :param disks: of what uses the disks (:meth:`bench.guest.disks.GuestDisks.export`), None without disks.
     """
 
     name: str
@@ -170,6 +171,7 @@ class DeviceState:
     streams: tuple[StreamState, ...] = ()
     datagrams: tuple[DatagramState, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+    disks: Mapping[str, Any] | None = None
 
 
 def encode(state: DeviceState) -> list[bytes]:
@@ -185,6 +187,7 @@ def encode(state: DeviceState) -> list[bytes]:
         "owner": state.owner,
         "generation": state.generation,
         "counters": dict(state.counters),
+        "disks": None if state.disks is None else dict(state.disks),
         "registers": [dict(registers) for registers in state.registers],
         "neighbours": state.neighbours,
         "streams": [
@@ -268,6 +271,7 @@ def _state(raw: Mapping[str, Any], body: _Body) -> DeviceState:
         streams=streams,
         datagrams=datagrams,
         counters={_text(key, 64): _integer(value, 0, 1 << 62) for key, value in _object(raw["counters"]).items()},
+        disks=None if raw.get("disks") is None else _object(raw["disks"]),
     )
 
 

@@ -31,10 +31,12 @@ from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer, Chatter, Send
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
+from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
 from bench.guest.loop import Loop
 from bench.guest.port import GUEST_INTERFACE, GuestPort
 from bench.guest.services.base import Machine
+from bench.guest.services.redis import replay
 from bench.guest.sockets import Sockets
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
@@ -89,6 +91,7 @@ class ProcessGuest:
         self._vcpus: list[Vcpu] = []
         self._throttle: VcpuThrottle | None = None
         self._watched: WatchedMemory | None = None
+        self._disks: NoDisks = NoDisks()
         self._generation = 0
         self._owner = ""
         self._journal: Journal | None = None
@@ -104,6 +107,9 @@ class ProcessGuest:
         self._journal = Journal(self._events_path, f"guest.{config.host}")
         self._lease = Lease(config.lease_path)
         self._port = GuestPort(config.name, config.bridge)
+        if config.disks is not None:  # in this network namespace, which is the hypervisor's
+            owner = config.name, config.host
+            self._disks = GuestDisks(self._loop, owner, config.disks, self._died, self._record)
         namespace = _own_network_namespace()
         try:
             self._port.create(config.mac, config.address, namespace, config.gateway)
@@ -144,6 +150,7 @@ class ProcessGuest:
         lease = self._lease.read()
         if lease.owner not in ("", me) or not self._lease.claim(me, lease.owner, lease.generation):
             raise GuestError(f"the guest runs at {self._lease.read().owner} already")
+        replay(self._machine, self._disks.boot())
         self._run(announcement)
 
     # pre-copy
@@ -216,8 +223,9 @@ class ProcessGuest:
         sockets = self._running_sockets()
         times = {"pause_begin_ns": now_ns()}
         self._loop.hold_bulk()
-        sockets.freeze()
         try:
+            self._disks.quiesce(flush=True)
+            sockets.freeze()
             self.release_throttle()  # one that is held back could not stop until its next period
             registers = pause_all(self._vcpus, Deadline(_VCPU_NS))
             times["vcpus_stopped_ns"] = now_ns()
@@ -276,6 +284,7 @@ class ProcessGuest:
             streams=streams,
             datagrams=datagrams,
             counters=sockets.counters(),
+            disks=self._disks.export(),
         )
 
     def _run_again(self) -> None:
@@ -285,6 +294,7 @@ class ProcessGuest:
         self._attempt("wire", self._wired_port().wire)
         self._attempt("connections", lambda: self._lost(sockets.undo()))
         self._attempt("vcpus", self._run_vcpus)
+        self._attempt("disks", self._disks.go_on)
         self._attempt("door", sockets.open_door)
         self._attempt("services", sockets.serve)
         self._loop.release_bulk()
@@ -315,6 +325,7 @@ class ProcessGuest:
             if isinstance(error, OSError):
                 raise GuestError(f"device state: {error}") from error
             raise
+        self._disks.load(state.disks)
         self._generation = state.generation
         self._owner = state.owner
         self.state = State.LOADED
@@ -350,6 +361,7 @@ class ProcessGuest:
         self.state = State.RUNNING
         self._attempt("vcpus", self._run_vcpus)
         resumed_ns = now_ns()
+        self._attempt("disks", self._disks.run)
         wired_ns = 0
         begin_ns = resumed_ns + (0 if announcement.before_wiring else announcement.wire_after_ns)
         if announcement.wire_after_ns:
@@ -378,10 +390,20 @@ class ProcessGuest:
             self._record("port_wired", now_ns(), late=True)
             self.flush()
 
+    @property
+    def disks(self) -> GuestDisks:
+        """:raises GuestError: when the guest has none."""
+        if not isinstance(self._disks, GuestDisks):
+            raise GuestError("the guest has no disks")
+        return self._disks
+
     # the end
 
-    def stats(self, check: bool) -> dict[str, Any]:
-        """:param check: verify the memory that the vCPUs wrote; they and the services stand still meanwhile."""
+    def stats(self, check: bool, quiet: bool = False) -> dict[str, Any]:
+        """:param check: verify the memory that the vCPUs wrote; they and the services stand still meanwhile.
+
+        :param quiet: end the disk workload, and wait until everything that was acknowledged is on its disk.
+        """
         deadline = Deadline(_VCPU_START_NS)
         vcpus = [vcpu.stats(deadline) for vcpu in self._vcpus]
         sockets = self._sockets
@@ -394,6 +416,7 @@ class ProcessGuest:
             "services": {} if sockets is None else sockets.counters(),
             "vcpus": vcpus,
             "self_check_errors": errors,
+            "disks": self._disks.stats(quiet=quiet),
         }
 
     def stop(self, reason: str) -> None:
@@ -413,6 +436,7 @@ class ProcessGuest:
         for vcpu in self._vcpus:
             self._loop.unwatch(vcpu.channel.fileno())
             self._attempt("vcpu", vcpu.quit)
+        self._attempt("disks", self._disks.stop)
         if self._throttle is not None:
             self._attempt("throttle", self._throttle.close)
         self._record("stopped", now_ns(), reason=reason)
@@ -448,7 +472,7 @@ class ProcessGuest:
         return self._memory.view[self._config.memory_bytes - self._config.store_bytes :]
 
     def _open_sockets(self, store: Store) -> None:
-        self._machine = Machine(self._memory.view, store)
+        self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
         self._sockets = Sockets(self._config.ip, self._machine, self._loop)
 
     def _run_vcpus(self) -> None:

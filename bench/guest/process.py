@@ -30,6 +30,7 @@ from bench.errors import BenchError, GuestError
 from bench.guest.announcer import Announcement
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import MAX_STATE_BYTES
+from bench.guest.disk_commands import disk_command
 from bench.guest.lifecycle import ProcessGuest, State
 from bench.guest.loop import Loop
 from bench.host.channel import Channel, ChannelClosed, Message
@@ -253,7 +254,10 @@ class GuestProcess:
         return value, -1
 
     def _do_stats(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
-        return self._guest.stats(bool(args.get("check", False))), -1
+        return self._guest.stats(bool(args.get("check", False)), bool(args.get("quiet", False))), -1
+
+    def _do_disks(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        return disk_command(self._guest.disks, self._guest.state.value, args), -1
 
     def _do_quit(self, _channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         self._pauser = self._creator = None

@@ -272,7 +272,8 @@ class Arrival:
         handover = self._expect(Kind.HANDOVER)
         owner = want(handover.fields, "owner", str, "HANDOVER")
         generation = want(handover.fields, "generation", int, "HANDOVER")
-        storage.acquire(self.report)
+        first = _at_once if self._postcopy is None else self._postcopy.beside
+        first(lambda: storage.acquire(self.report, self._guest, handover.fields.get("storage")))
         beside = _at_once if self._postcopy is None else self._postcopy.take_beside
         taken = beside(lambda: self._guest.take(self._announce, owner, generation))
         if not taken.taken:

@@ -15,6 +15,7 @@ from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker
 from bench.migration.engine import Reporter, log, reason_of
 from bench.migration.order import Order
+from bench.migration.storage import has_disks
 from bench.migration.throttle import Throttler
 
 CONTROL_NS: Final = 10 * NS_PER_S  # to reach the guest
@@ -98,6 +99,8 @@ class DepartingGuest:
                 self.throttler.release()
             if self._tracking:
                 self.control.track(False, "pagemap-scan")
+            if has_disks(self._order.guest):
+                self.control.disks("unmirror")
 
     def end(self) -> None:
         """It runs at the destination: what is left here goes. :raises BenchError: when it does not answer."""

@@ -42,6 +42,7 @@ class Order:
     security: str = NONE
     ticket: str = ""
     credentials: Credentials = field(default_factory=dict)
+    destination_host: str = ""
 
     @property
     def post_copy(self) -> str:
@@ -96,6 +97,7 @@ class Order:
             security=str(migration.get("security", NONE)),
             ticket=str(args.get("ticket", "")),
             credentials=args.get("credentials", {}),
+            destination_host=str(args.get("destination_host", "")),
         )
 
 

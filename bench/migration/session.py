@@ -57,6 +57,7 @@ class Session:
         self._ending = Ending(order, self.states, self._commands, self._peer, self.outcome)
         self._unpacking: object = None
         self._guest: DepartingGuest
+        self._storage: storage.SourceStorage
         self._rounds: Rounds | None = None
 
     # the whole
@@ -85,11 +86,15 @@ class Session:
         order = self.order
         self.report("setup_begin")
         self._guest = self._ending.guest = stack.enter_context(DepartingGuest(order, self.report))
+        control = self._guest.control
+        self._storage = storage.SourceStorage(order.guest, control, order.destination_host, self.report)
+        self._storage.begin(self._commands)
         stack.enter_context(self._peer)
         connection = self._peer.open()
         self.report("connected", rtt_ns=connection.info().rtt_ns)
+        disks = storage.describe(order.guest, control)
         hello = {
-            "guest": {**order.guest, "memory_bytes": self._guest.memory_bytes},
+            "guest": {**order.guest, "memory_bytes": self._guest.memory_bytes, **disks},
             "announce": order.announce,
             "verify": order.verify,
             "mode": order.mode,
@@ -128,6 +133,7 @@ class Session:
         sent meanwhile need not be sent in the pause.
         """
         self._peer.check()
+        self._storage.converge(self._peer)
         self.report("switchover_decided", reason=reason)
         self._guest.control.close_door()
         info = self.connection.info()
@@ -178,9 +184,9 @@ class Session:
             self.outcome.digest_destination = text(ready, "digest")
             if self.outcome.digest_source != self.outcome.digest_destination:
                 raise MigrationError("the destination's memory differs from the source's")
-        storage.hand_over(self.report)
+        disks = self._storage.hand_over()
         self._commands.handed_over = True
-        expect = {"owner": paused.owner, "generation": paused.generation}
+        expect = {"owner": paused.owner, "generation": paused.generation, "storage": disks}
         self.connection.send(wire.encode_json(Kind.HANDOVER, expect))
         self.report("handover_sent")
         answer = self.receive(Kind.TAKEN, Kind.REFUSED)

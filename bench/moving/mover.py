@@ -24,6 +24,7 @@ from bench.moving.ports import distances, ports_on_the_way
 from bench.moving.schedule import Order, Schedule
 from bench.moving.waves import wave
 from bench.notice import Notice
+from bench.surroundings import Surroundings
 from bench.testbed import Testbed
 from bench.timeline import Event
 from bench.watch import Watch
@@ -51,7 +52,14 @@ class Mover:
     """
 
     def __init__(
-        self, testbed: Testbed, watch: Watch, forecaster: Forecaster, engine_plans: EnginePlans, notice: Notice
+        self,
+        testbed: Testbed,
+        watch: Watch,
+        forecaster: Forecaster,
+        engine_plans: EnginePlans,
+        notice: Notice,
+        *,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.moves: list[Move] = []
         self.reasons: list[str] = []
@@ -60,6 +68,7 @@ class Mover:
         self._forecaster = forecaster
         self._engine_plans = engine_plans
         self._notice = notice
+        self._surroundings = surroundings
         self._running: dict[str, _Running] = {}
         self._told = 0
         self._in_all = len(testbed.plan.orders) * testbed.scenario.run.repeat
@@ -95,6 +104,8 @@ class Mover:
         testbed = self._testbed
         memory = {guest.name: guest.memory for guest in testbed.scenario.guests}
         schedule = Schedule(orders, testbed.plan.limits, testbed.guests.places(), memory)
+        if self._surroundings is not None:
+            self._surroundings.begin_wave()
         begin_ns = now_ns()
         try:
             while not schedule.done:
@@ -128,6 +139,8 @@ class Mover:
                 with notices_held():  # the guest has moved or not: that must be noted
                     self._end(schedule, running, outcome)
         self._note_deaths(schedule)
+        if self._surroundings is not None:
+            self._surroundings.play(elapsed_ns)
         if not schedule.done:
             self._wait(schedule, elapsed_ns)
         self._watch.poll()
@@ -156,6 +169,16 @@ class Mover:
         batch = [self._make(schedule, order) for order in orders]
         for step in (Migration.spawn, Migration.prepare, Migration.begin):
             batch = [running for running in batch if self._attempt(schedule, running, step)]
+            if step is Migration.spawn:
+                self._place(batch)
+
+    def _place(self, batch: list[_Running]) -> None:
+        """Engines belong to their hypervisors, whose limits hold for them and for the guests that they start."""
+        if self._surroundings is not None:
+            for running in batch:
+                hosts = {"source": running.plan.source_host, "destination": running.plan.destination_host}
+                for side, pid in running.migration.pids().items():
+                    self._surroundings.place(hosts[side], pid)
 
     def _make(self, schedule: Schedule, order: Order) -> _Running:
         """Nothing of it is started yet."""

@@ -7,8 +7,10 @@ range is a :class:`~bench.errors.ScenarioError` that names file, key, what was g
 
 from bench.scenario.announce import AnnounceFaultsSpec, AnnounceSpec
 from bench.scenario.clients import ClientSpec
+from bench.scenario.disks import DiskSpec, DiskWorkloadSpec, StorageSpec
 from bench.scenario.faults import FaultsSpec
 from bench.scenario.guest import ContentSpec, GuestSpec, WorkloadSpec
+from bench.scenario.hosts import CrossTrafficSpec, HostSpec, LoadSpec, ScriptSpec
 from bench.scenario.loading import apply_setting, load_scenario, parse_scenario, read_raw, restore_scenario
 from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
@@ -23,16 +25,23 @@ __all__ = [
     "ClientSpec",
     "ContentSpec",
     "ControllerSpec",
+    "CrossTrafficSpec",
+    "DiskSpec",
+    "DiskWorkloadSpec",
     "FaultsSpec",
     "GuestSpec",
+    "HostSpec",
     "LinkDirectionSpec",
     "LinkSpec",
+    "LoadSpec",
     "MigrationSpec",
     "MoveSpec",
     "NetworkSpec",
     "RunSpec",
     "Scenario",
+    "ScriptSpec",
     "Spec",
+    "StorageSpec",
     "WorkloadSpec",
     "apply_setting",
     "load_scenario",

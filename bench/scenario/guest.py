@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench import units
-from bench.scenario.values import PAGE_BYTES, ByteRate, Bytes, DurationNs, NodeName, Share, Spec, quantity
+from bench.scenario.disks import DiskSpec, DiskWorkloadSpec
+from bench.scenario.values import FROM_LIST, PAGE_BYTES, ByteRate, Bytes, DurationNs, NodeName, Share, Spec, quantity
 
 
 class ContentSpec(Spec):
@@ -47,6 +48,8 @@ class GuestSpec(Spec):
     address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
     ``chatter``: how often it broadcasts something by itself; 0: it is silent, and only answers.
     ``gateway``: its default route.
+
+    ``durable``: the Redis store answers a change only when it is on the first disk, in a log of ``log_size`` there.
     """
 
     name: NodeName = "g1"
@@ -60,6 +63,10 @@ class GuestSpec(Spec):
     gateway: str | None = None
     chatter: DurationNs = 0
     workload: WorkloadSpec = WorkloadSpec()
+    disks: Annotated[tuple[DiskSpec, ...], FROM_LIST, Field(max_length=8)] = ()
+    disk_workload: DiskWorkloadSpec | None = None
+    durable: bool = False
+    log_size: Bytes = 8 << 20
     host: NodeName | None = None
 
     @field_validator("chatter")
@@ -97,6 +104,23 @@ class GuestSpec(Spec):
         if int(value[:2], 16) & 1:
             raise ValueError("a unicast MAC address (the lowest bit of the first byte is 0)")
         return value
+
+    @field_validator("log_size")
+    @classmethod
+    def _log(cls, value: int) -> int:
+        if value < 1 << 20 or value % PAGE_BYTES:
+            raise ValueError("a multiple of 4 KiB of at least '1MiB'")
+        return value
+
+    @model_validator(mode="after")
+    def _has_disks(self) -> GuestSpec:
+        if self.durable and not self.disks:
+            raise ValueError("a disk ([[guest.disks]]) for a durable store")
+        if self.durable and not self.disks[0].image and self.log_size >= self.disks[0].size:
+            raise ValueError("a log_size below the size of the first disk, which holds the log")
+        if self.disk_workload is not None and self.disk_workload.disk >= len(self.disks):
+            raise ValueError(f"a disk_workload on one of the {len(self.disks)} disks")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> GuestSpec:

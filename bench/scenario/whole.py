@@ -8,10 +8,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from bench.scenario.announce import AnnounceSpec
 from bench.scenario.clients import ClientSpec
+from bench.scenario.disks import StorageSpec
 from bench.scenario.expect import check_texts
 from bench.scenario.faults import FaultsSpec
 from bench.scenario.guest import GuestSpec
 from bench.scenario.guests import complete
+from bench.scenario.hosts import CrossTrafficSpec, HostSpec, ScriptSpec
 from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkSpec, NetworkSpec
@@ -62,6 +64,10 @@ class Scenario(Spec):
     controller: ControllerSpec = ControllerSpec()
     guest: GuestSpec = GuestSpec()
     guests: Annotated[tuple[GuestSpec, ...], FROM_LIST, Field(validate_default=True)] = ()
+    hosts: dict[str, HostSpec] = Field(default_factory=dict)
+    cross_traffic: Annotated[tuple[CrossTrafficSpec, ...], FROM_LIST, Field(max_length=32)] = ()
+    script: Annotated[tuple[ScriptSpec, ...], FROM_LIST, Field(max_length=1000)] = ()
+    storage: StorageSpec = StorageSpec()
     migration: MigrationSpec = MigrationSpec()
     moves: Annotated[tuple[MoveSpec, ...], FROM_LIST, Field(max_length=MAX_MOVES)] = ()
     announce: AnnounceSpec = AnnounceSpec()

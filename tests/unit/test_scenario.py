@@ -15,7 +15,7 @@ def test_an_empty_file_is_a_scenario(tmp_path):
     assert [client.name for client in scenario.clients] == ["udp-echo", "tcp-request", "tcp-download", "tcp-upload"]
 
 
-@pytest.mark.parametrize("name", ["reference", "smallest", "crossing", "evacuate"])
+@pytest.mark.parametrize("name", ["reference", "smallest", "crossing", "evacuate", "disk"])
 def test_the_shipped_scenarios_are_valid_and_restore_from_json(project, name):
     scenario = load_scenario(project / "scenarios" / f"{name}.toml")
     assert restore_scenario(scenario.model_dump_json(), "stored") == scenario

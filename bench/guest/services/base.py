@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from bench.clock import now_ns
 from bench.guest.store import Store
+from bench.guest.store_log import StoreLog
 
 OUTPUT_BOUND_BYTES = 1 << 16  # a service with more unsent output than this stops taking input
 
@@ -30,11 +31,13 @@ class Machine:
     :param memory: all guest memory, writable, format "B".
     :param store: the key-value store in the last part of that memory.
     :param clock_ns: CLOCK_MONOTONIC, replaced in tests only.
+    :param journal: where the store's changes are written before they are acknowledged; None: the store is not durable.
     """
 
     memory: memoryview
     store: Store
     clock_ns: Callable[[], int] = now_ns
+    journal: StoreLog | None = None
 
 
 class StreamService(Protocol):

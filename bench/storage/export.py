@@ -1,0 +1,238 @@
+"""One disk as the hypervisor's block layer reaches it: an NBD connection that is made anew until it works.
+
+A request stays here until the storage side has carried it out. When the connection breaks or stands still, everything
+that is not done is sent again over a new one, in the old order; its higher incarnation makes the fence drop the former
+(:mod:`bench.storage.fence`), so no copy of a request can come late. A request that the fence refuses because its
+generation has ended also stays: either this hypervisor gets the disk back, or it dies with its guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.clock import NS_PER_MS, NS_PER_S, now_ns
+from bench.storage.nbd_wire import ExportName
+
+RETRY_NS: Final = 100 * NS_PER_MS
+STALL_NS: Final = 2 * NS_PER_S  # nothing came back for so long: try another connection
+_AGAIN: Final = frozenset(
+    {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.ENODEV}
+)
+
+READ, WRITE, FLUSH, ZERO = 1, 2, 3, 4
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request.
+
+    :param kind: READ, WRITE, FLUSH or ZERO.
+    :param buffer: of a read or write, *length* bytes; must live until *done*.
+    :param fua: only done when it is on the disk.
+    :param done: called once, with 0 or an errno.
+    """
+
+    kind: int
+    offset: int
+    length: int
+    buffer: memoryview | None
+    fua: bool
+    done: Callable[[int], None]
+
+
+class Export:
+    """:param name: of the guest's disk; the generation comes with :meth:`open`."""
+
+    def __init__(self, place: tuple[str, int], guest: str, disk: str, holder: str) -> None:
+        self.disk = disk
+        self.size_bytes = 0
+        self.fenced = False
+        self._place = place
+        self._guest, self._holder = guest, holder
+        self._generation: int | None = None
+        self._incarnation = 0
+        self._pending: dict[Request, None] = {}
+        self._handle: Any = None
+        self._ready = False
+        self._retry_ns: int | None = None
+        self._progress_ns = 0
+        self._in_flight = 0
+
+    def __len__(self) -> int:
+        """Requests that are not done."""
+        return len(self._pending)
+
+    @property
+    def connected(self) -> bool:
+        return self._ready
+
+    def open(self, generation: int) -> None:
+        """Use this generation from now on; connects in the background. What is not done is sent again in it."""
+        if generation == self._generation and self._handle is not None and not self.fenced:
+            return
+        self._generation = generation
+        self.fenced = False
+        self._connect()
+
+    def submit(self, request: Request) -> None:
+        if not self._pending:
+            self._progress_ns = now_ns()
+        self._pending[request] = None
+        if self._ready and not self.fenced:
+            self._issue(request)
+
+    def close(self) -> None:
+        """Forget everything. Idempotent."""
+        self._drop()
+        self._retry_ns = self._generation = None
+        self._pending.clear()
+
+    # connecting
+
+    def _connect(self) -> None:
+        import nbd  # noqa: PLC0415 - only where there are disks
+
+        self._drop()
+        self._incarnation = max(self._incarnation + 1, now_ns())  # grows across processes too: one clock
+        handle = nbd.NBD()
+        handle.set_pread_initialize(False)
+        handle.set_request_structured_replies(False)
+        assert self._generation is not None
+        name = ExportName(self._guest, self.disk, self._holder, self._generation, self._incarnation)
+        handle.set_export_name(str(name))
+        self._handle = handle
+        self._progress_ns = now_ns()
+        self._retry_ns = None
+        try:
+            handle.aio_connect_tcp(self._place[0], str(self._place[1]))
+        except nbd.Error:
+            self._again()
+
+    def _drop(self) -> None:
+        handle, self._handle, self._ready = self._handle, None, False
+        self._in_flight = 0
+        del handle  # closes it; its completions find that the handle is not this one's any more
+
+    def _again(self) -> None:
+        self._drop()
+        self._retry_ns = now_ns() + RETRY_NS
+
+    def _issue(self, request: Request) -> None:
+        import nbd  # noqa: PLC0415 - as above
+
+        handle = self._handle
+
+        buffer = None if request.buffer is None else _shared(request.buffer)
+
+        def completed(error: ctypes.c_int) -> int:
+            if self._handle is handle:
+                if request.kind == READ and not error.value:
+                    _copy_back(buffer, request.buffer)
+                self._completed(request, error.value)
+            return 1
+
+        flags = nbd.CMD_FLAG_FUA if request.fua else 0
+        try:
+            if request.kind == FLUSH:
+                handle.aio_flush(completion=completed)
+            elif request.kind == ZERO:
+                handle.aio_zero(request.length, request.offset, completion=completed, flags=flags)
+            elif request.kind == READ:
+                handle.aio_pread(buffer, request.offset, completion=completed)
+            else:
+                handle.aio_pwrite(buffer, request.offset, completion=completed, flags=flags)
+            self._in_flight += 1
+        except nbd.Error as error:
+            if self._lost():
+                self._again()
+            else:
+                self._completed(request, error.errnum or errno.EIO)
+
+    def _completed(self, request: Request, error: int) -> None:
+        self._in_flight -= 1
+        self._progress_ns = now_ns()
+        if error in _AGAIN or (error and self._lost()):
+            return  # sent again with the next connection
+        if error == errno.EPERM:
+            self.fenced = True
+            return
+        if request in self._pending:
+            del self._pending[request]
+            request.done(error)
+
+    def _lost(self) -> bool:
+        return self._handle is None or bool(self._handle.aio_is_dead() or self._handle.aio_is_closed())
+
+    # what the loop wants to know
+
+    def fileno(self) -> int:
+        if self._handle is None:
+            return -1
+        with contextlib.suppress(Exception):  # while it resolves it has none
+            return int(self._handle.aio_get_fd())
+        return -1
+
+    def wants(self) -> int:
+        direction = self._handle.aio_get_direction()
+        return (select.POLLIN if direction & 1 else 0) | (select.POLLOUT if direction & 2 else 0)
+
+    def due_ns(self) -> int | None:
+        if self._handle is None:
+            return self._retry_ns
+        waiting = not self._ready or self._in_flight
+        return self._progress_ns + STALL_NS if waiting and not self.fenced else None
+
+    def on_time(self) -> None:
+        """Time to try again."""
+        if self._generation is not None:
+            self._connect()
+
+    def ready(self, events: int) -> None:
+        """The socket is ready."""
+        import nbd  # noqa: PLC0415 - as above
+
+        handle = self._handle
+        try:
+            if events & (select.POLLIN | select.POLLHUP | select.POLLERR) and handle.aio_get_direction() & 1:
+                handle.aio_notify_read()
+            elif events & select.POLLOUT:
+                handle.aio_notify_write()
+            elif events & (select.POLLHUP | select.POLLERR):
+                self._again()
+                return
+        except nbd.Error:
+            pass  # what became of it shows below
+        if self._handle is not handle:
+            return
+        if self._lost():
+            self._again()
+        elif not self._ready and handle.aio_is_ready():
+            self._ready = True
+            self.size_bytes = int(handle.get_size())
+            self._progress_ns = now_ns()
+            for request in list(self._pending):
+                self._issue(request)
+
+
+def _shared(view: memoryview | None) -> Any:
+    """libnbd's buffer over *view*; a copy of it where libnbd is too old to share (before 1.14)."""
+    import nbd  # noqa: PLC0415 - as above
+
+    assert view is not None
+    if hasattr(nbd.Buffer, "from_buffer"):
+        return nbd.Buffer.from_buffer(view)
+    return nbd.Buffer.from_bytearray(bytearray(view))
+
+
+def _copy_back(buffer: Any, view: memoryview | None) -> None:
+    """What a read brought, from a buffer that is a copy."""
+    import nbd  # noqa: PLC0415 - as above
+
+    if view is not None and not hasattr(nbd.Buffer, "from_buffer"):
+        view[:] = buffer.to_bytearray()
