@@ -63,6 +63,7 @@ class Export:
         self._retry_ns: int | None = None
         self._progress_ns = 0
         self._in_flight = 0
+        self._finished: list[tuple[Request, int]] = []
 
     def __len__(self) -> int:
         """Requests that are not done."""
@@ -117,6 +118,7 @@ class Export:
     def _drop(self) -> None:
         handle, self._handle, self._ready = self._handle, None, False
         self._in_flight = 0
+        self._finished.clear()  # of the handle that goes: sent again
         del handle  # closes it; its completions find that the handle is not this one's any more
 
     def _again(self) -> None:
@@ -134,7 +136,7 @@ class Export:
             if self._handle is handle:
                 if request.kind == READ and not error.value:
                     _copy_back(buffer, request.buffer)
-                self._completed(request, error.value)
+                self._finished.append((request, error.value))  # libnbd holds the handle here: nothing may be sent
             return 1
 
         flags = nbd.CMD_FLAG_FUA if request.fua else 0
@@ -152,7 +154,15 @@ class Export:
             if self._lost():
                 self._again()
             else:
-                self._completed(request, error.errnum or errno.EIO)
+                self._in_flight += 1
+                self._finished.append((request, error.errnum or errno.EIO))
+
+    def _settle(self) -> None:
+        """Tell of the requests that libnbd has finished."""
+        while self._finished:
+            finished, self._finished = self._finished, []
+            for request, error in finished:
+                self._completed(request, error)
 
     def _completed(self, request: Request, error: int) -> None:
         self._in_flight -= 1
@@ -183,6 +193,8 @@ class Export:
         return (select.POLLIN if direction & 1 else 0) | (select.POLLOUT if direction & 2 else 0)
 
     def due_ns(self) -> int | None:
+        if self._finished:
+            return 0
         if self._handle is None:
             return self._retry_ns
         waiting = not self._ready or self._in_flight
@@ -190,7 +202,9 @@ class Export:
 
     def on_time(self) -> None:
         """Time to try again."""
-        if self._generation is not None:
+        if self._finished:
+            self._settle()
+        elif self._generation is not None:
             self._connect()
 
     def ready(self, events: int) -> None:
@@ -208,6 +222,7 @@ class Export:
                 return
         except nbd.Error:
             pass  # what became of it shows below
+        self._settle()
         if self._handle is not handle:
             return
         if self._lost():

@@ -212,3 +212,47 @@ def test_bad_images_are_refused_with_one_message(lab):
         holder.terminate()
         holder.wait(10)
     assert sorted(path.name for path in (lab.directory / "images").iterdir()) == []
+
+
+def test_a_local_disk_is_copied_while_the_guest_writes(lab):
+    lab.serve(("local", "raw"))
+    other = StorageServer(
+        "h2",
+        "127.0.0.1",
+        0,
+        lab.specs,
+        directory=lab.directory / "there",
+        events=lab.directory / "there.jsonl",
+        log=lab.directory / "there.log",
+    )
+    lab.stack.callback(other.stop)
+    other.start()
+    driver = lab.hypervisor("h1")
+    driver.command("take")
+    driver.command("wait")
+    for number in range(64):
+        write(driver, number * 327_680, bytes([number + 1]) * 65536)
+        done(driver)
+    driver.command("mirror", {"disk": "vda", "server": "h2", "place": ["127.0.0.1", other.port]})
+    written = 0
+
+    def close():
+        nonlocal written
+        written += 1
+        write(driver, written * 7919 % 400 * 65536, b"w" * 65536)
+        done(driver)
+        return driver.command("mirrors")["vda"]["close"]
+
+    wait_until(close, Deadline(30 * NS_PER_S), "the copy is close")
+    driver.command("flush")
+    driver.command("finish")
+    generations = driver.command("release")["generations"]
+    second = DiskDriver(Loop(), pytest.fail)
+    lab.stack.callback(second.stop)
+    second.start("g1", "h2", {"h2": ("127.0.0.1", other.port)}, [Disk(0, "vda", "local", "h2", SIZE)])
+    assert second.command("take", {"expect": {"h2": generations["h2"]}})["generations"] == {"h2": 2}
+    for each in (driver, second):
+        each.stop()
+    for server in (lab.server, other):
+        server.stop()
+    assert (lab.directory / "there" / "g1.vda.raw").read_bytes() == lab.path().read_bytes()
