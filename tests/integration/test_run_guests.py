@@ -36,12 +36,12 @@ def require_one_of_each(run: Bench, result: RunResult) -> None:
     events = events_of(run.output)
     for guest in result.overall.guests:
         moved = sum(item.outcome == "completed" for item in result.migrations if item.guest == guest.name)
-        own = Counter(event.name for event in events if event.guest == guest.name and event.source.startswith("guest."))
-        assert own["ownership_taken"] == moved
+        own = [event for event in events if event.guest == guest.name and event.source.startswith("guest.")]
+        taken = [event.t_ns for event in own if event.name == "ownership_taken"]
+        paused = [event.t_ns for event in own if event.name == "vcpus_stopped"]
+        assert len(taken) == moved
         assert result.environment["guests"][guest.name]["state"] == "running"
         assert result.environment["guests"][guest.name]["self_check_errors"] == 0
-        taken = [event.t_ns for event in events if event.guest == guest.name and event.name == "ownership_taken"]
-        paused = [event.t_ns for event in events if event.guest == guest.name and event.name == "vcpus_stopped"]
         assert all(before < after for before, after in zip(paused, taken, strict=False))
 
 
