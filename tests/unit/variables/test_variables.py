@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.scenario import Scenario, parse_scenario
+from bench.scenario import Scenario, load_scenario, parse_scenario
 from bench.variables.experiment import Measured, Sample, Swept
 from bench.variables.fit import power_law, sentence
 from bench.variables.plot import draw
@@ -76,3 +76,13 @@ def test_the_plot_is_a_picture_whatever_was_measured():
         assert ET.fromstring(draw(swept)).tag.endswith("svg")
     assert "nothing was measured" in draw(empty)
     assert draw(full).count("<circle") == 9
+
+
+def test_every_point_is_a_scenario(project):
+    path = project / "scenarios" / "smallest.toml"
+    for variable in variables(load_scenario(path)):
+        seen = set()
+        for point in variable.points:
+            scenario = load_scenario(path, [*variable.also, *point.settings])
+            seen.add(scenario.model_dump_json())
+        assert len(seen) == 5, variable.key
