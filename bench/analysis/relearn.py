@@ -205,7 +205,7 @@ class _Seen:
             return ""
         last = came[-1]
         if last["is_announce"]:
-            return "rarp" if last["kind"] == KIND_RARP else "garp"
+            return {KIND_RARP: "rarp", KIND_ARP: "garp"}.get(int(last["kind"]), "na")
         return {KIND_IP: "ip", KIND_ARP: "arp"}.get(int(last["kind"]), "other")
 
     def dropped(self, name: str, new: str | None, old: str | None) -> int:

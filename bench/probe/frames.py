@@ -117,7 +117,7 @@ class FrameWatcher:
         return [
             *("tcpdump", "-i", "any", "-y", "LINUX_SLL2", "--time-stamp-precision=nano", "-nn", "-Z", "root"),
             *("-s", str(SNAP_BYTES), "-B", str(RING_KIB), "-c", str(self._max_frames), "-w", str(self._path)),
-            *("arp", "or", "rarp", *hosts),
+            *("arp", "or", "rarp", "or", "(", "icmp6", "and", "ip6[40]=136", ")", *hosts),
         ]
 
     def start(self, deadline: Deadline | None = None) -> None:

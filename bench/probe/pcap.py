@@ -49,6 +49,9 @@ _PACKET_OUTGOING: Final = 4
 _ETHERTYPE_IP: Final = 0x0800
 _ETHERTYPE_ARP: Final = 0x0806
 _ETHERTYPE_RARP: Final = 0x8035
+_ETHERTYPE_IPV6: Final = 0x86DD
+_ICMPV6: Final = 58
+_NEIGHBOUR_ADVERTISEMENT: Final = 136
 
 _Ints = npt.NDArray[np.int64]
 
@@ -142,6 +145,7 @@ def _decode(
     frames["kind"] = kind
     _decode_ip(gather, frames, kind == KIND_IP, addresses)
     _decode_arp(gather, frames, addresses, macs)
+    _decode_advertisement(gather, frames, ethertype == _ETHERTYPE_IPV6, macs)
     return frames, indexes
 
 
@@ -193,3 +197,12 @@ def _decode_arp(gather: _Gather, frames: StructuredArray, addresses: Sequence[in
     reverse = is_rarp & (opcode == 3) & _is_one_of(sender_mac, macs)
     frames["is_announce"] = gratuitous | reverse
     frames["dst_is_guest"] |= is_arp & ~gratuitous & _is_one_of(target, addresses)
+
+
+def _decode_advertisement(
+    gather: _Gather, frames: StructuredArray, is_ipv6: npt.NDArray[np.bool_], macs: Sequence[int]
+) -> None:
+    """An IPv6 neighbour advertisement (RFC 4861 section 4.4) from a guest's MAC address announces it, too."""
+    at = _SLL2_BYTES
+    advertises = is_ipv6 & (gather.u8(at + 6) == _ICMPV6) & (gather.u8(at + 40) == _NEIGHBOUR_ADVERTISEMENT)
+    frames["is_announce"] |= advertises & _is_one_of(frames["src_mac"].astype(np.int64), macs)

@@ -14,6 +14,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgReader
 
 from bench.errors import ProbeError
+from bench.migration import announce
 from bench.probe.capture import pcap_to_pcapng
 from bench.probe.frames import Frames
 from bench.probe.pcap import SNAP_BYTES, parse_frames
@@ -165,3 +166,11 @@ def test_pcapng_holds_the_same_frames(tmp_path: Path) -> None:
     assert {packet.sniffed_on for packet in read} == {"g1@h1"}
     with pytest.raises(ProbeError):
         pcap_to_pcapng(io.BytesIO(b"\0" * 24), io.BytesIO(), "x")
+
+
+def test_a_neighbour_advertisement_of_the_guest_announces_it() -> None:
+    body = bytes.fromhex(announce.frames(["na"], MAC, GUEST)[0]["hex"])[14:]
+    solicitation = body[:40] + bytes([135]) + body[41:]
+    frames, _ = parse(record(0x86DD, body), record(0x86DD, body, mac="02:00:00:00:00:09"), record(0x86DD, solicitation))
+    assert frames["is_announce"].tolist() == [True, False, False]
+    assert set(frames["kind"].tolist()) == {KIND_OTHER}
