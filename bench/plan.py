@@ -227,6 +227,9 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
         name = scenario.network.topology
         why = str(error).removeprefix(f"{name}: ")
         raise ScenarioError(where, "network.topology", name, f"a topology that can be loaded ({why})") from None
+    app = scenario.controller.app
+    if app.endswith(".py") and not Path(app).is_file():
+        raise ScenarioError(where, "controller.app", app, "a file that can be read")
     if len(topo.nodes()) > MAX_NODES:
         raise ScenarioError(where, "network.topology", f"{len(topo.nodes())} nodes", f"up to {MAX_NODES} nodes")
     hypervisors, storage, clients = _roles(scenario, topo, where)
