@@ -22,7 +22,7 @@ SICK = {
     "late-wiring": ("port wired", 2900),
     "announced-too-early": ("relearned", 500),
     "lost-rarps": ("relearned", 1000),
-    "stale-gateway": ("reply", 800),
+    "stale-gateway": ("client's wait", 800),
     "two-holders": ("relearned", 800),
     "rto-backoff": ("client's wait", 1800),
 }
