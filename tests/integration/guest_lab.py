@@ -13,10 +13,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from forking import forking
 
 from bench.clock import NS_PER_S, Deadline
 from bench.guest.client import GuestControl, guest_command
+from bench.host.kernel import CLONE_NEWNET, set_interface_up, set_sysctls, unshare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST_IP = "10.0.1.1"
@@ -25,35 +28,27 @@ CLIENT_IP = "10.0.0.101"
 MEMORY_BYTES = 16 << 20
 FLOWS = Path(__file__).with_name("guest_flows.py")
 
-_HOLDER = """
-import sys
-from bench.host.kernel import CLONE_NEWNET, set_interface_up, set_sysctls, unshare
-unshare(CLONE_NEWNET)
-set_sysctls({"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1})
-set_interface_up("lo")
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
 
 class Namespace:
-    """An anonymous network namespace."""
+    """An anonymous network namespace, held by a process of its own that ends with this one at the latest."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._holder = subprocess.Popen(
-            [sys.executable, "-c", _HOLDER], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        ours, self._end_of_life = os.pipe()
+        said, says = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            _hold_namespace(ours, says)
+        os.close(ours)
+        os.close(says)
         stack.callback(self._end)
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == b"ready\n"
-        self.pid = self._holder.pid
+        try:
+            assert os.read(said, 1) == b"!", "no network namespace"
+        finally:
+            os.close(said)
 
     def _end(self) -> None:
-        assert self._holder.stdin is not None
-        assert self._holder.stdout is not None
-        self._holder.stdin.close()
-        self._holder.wait(10)
-        self._holder.stdout.close()
+        os.close(self._end_of_life)
+        os.waitpid(self.pid, 0)
 
     def enter(self, *argv: str) -> list[str]:
         return ["nsenter", "--net", f"--target={self.pid}", "--", *argv]
@@ -61,6 +56,21 @@ class Namespace:
     def ip(self, *argv: str) -> str:
         command = self.enter("ip", *argv)
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+
+
+def _hold_namespace(until: int, says: int) -> NoReturn:
+    """In the holding process."""
+    try:
+        low, high = sorted((until, says))
+        for begin, end in ((3, low), (low + 1, high), (high + 1, 1 << 16)):
+            os.closerange(begin, end)
+        unshare(CLONE_NEWNET)
+        set_sysctls({"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1})
+        set_interface_up("lo")
+        os.write(says, b"!")
+        os.read(until, 1)
+    finally:
+        os._exit(0)
 
 
 @dataclass
@@ -204,7 +214,9 @@ def migrate(source: Guest, destination: Guest) -> tuple[Mapping[str, int], Mappi
 
 @contextlib.contextmanager
 def lab(directory: Path) -> Iterator[Lab]:
+    """Guests and engines are forks of this process within (see ``tests/fakes/forking.py``)."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(forking())
         made = Lab(directory, stack)
         for name in ("s", "h1", "h2", "c"):
             made.namespaces[name] = Namespace(stack)
