@@ -1,4 +1,4 @@
-"""Every lever with real guests: memory ends identical, the lever did what it says, and nothing of it is left behind."""
+"""Levers with real guests: each did what it says, and nothing of it is left behind."""
 # ruff: noqa: F811 - the fixture is imported
 
 import contextlib
@@ -10,41 +10,11 @@ from pathlib import Path
 import pytest
 from test_migration_guests import MIB, mover, workload  # noqa: F401
 
-from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
+from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.cgroup import cpu_hierarchy, make_parent
 from bench.host.ledger import RunDirectory
 
 pytestmark = pytest.mark.root
-
-LEVERS = {
-    "no zero pages": {"zero_pages": False},
-    "zstd": {"compression": "zstd"},
-    "zstd threads": {"compression": "zstd", "compression_threads": 1},
-    "lz4": {"compression": "lz4"},
-    "delta": {"delta_cache_bytes": 64 * MIB},
-    "small delta": {"delta_cache_bytes": 1 * MIB},
-    "zstd and delta": {"compression": "zstd", "delta_cache_bytes": 64 * MIB},
-    "auto-converge": {"auto_converge": True},
-    "dirty limit": {"dirty_limit_bytes_per_s": 8 * MIB},
-}
-
-
-@pytest.mark.parametrize("pattern", ["sequential", "hotset"])
-@pytest.mark.parametrize("name", LEVERS)
-def test_memory_is_identical_with_each_lever(mover, name, pattern):
-    mover.boot(workload=workload(pattern))
-    outcome = mover.move(max_bandwidth_bps=200_000_000, downtime_limit_ns=5 * NS_PER_MS, max_rounds=6, **LEVERS[name])
-    assert (outcome["outcome"], outcome["reason"], outcome["identical"]) == ("completed", "", True)
-    assert mover.first.wait() == 0
-    assert mover.control.stats(check=True)["self_check_errors"] == 0
-    assert mover.assert_one_runs() == "h2"
-    cost = outcome["cost"]
-    assert set(cost) >= {"zero_pages"} or name == "no zero pages"
-    for lever in ("compression", "delta"):
-        if lever in cost:
-            assert cost[lever]["saved_bytes"] > 0
-            assert cost[lever]["cpu_ns"] > 0
-            assert cost["unpacking"]["cpu_ns"] > 0
 
 
 def test_text_takes_half_the_bytes_or_less_with_zstd(mover):

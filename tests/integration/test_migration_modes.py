@@ -1,14 +1,13 @@
-"""Every mode with real guests and clients: memory identical, exactly one guest, clients go on; networks that fail."""
+"""Every mode with real guests and clients: exactly one guest, clients go on; networks that fail."""
 
 import json
 import signal
 
 import pytest
-from guest_mover import MIB, Mover, moving, workload
+from guest_mover import MIB, moving, workload
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.host.lease import Lease
-from bench.timeline import Timeline
 
 pytestmark = pytest.mark.root
 
@@ -20,38 +19,12 @@ MODES = {
     "hybrid": {"mode": "hybrid", "precopy_rounds": 2},
 }
 POST_COPY = ("precopy-then-postcopy", "postcopy", "hybrid")
-PAGES = 16 * MIB // 4096
 
 
 @pytest.fixture
 def mover():
     with moving() as made:
         yield made
-
-
-def engine_events(mover: Mover, side: str):
-    return Timeline.read(mover.lab.directory / f"engine.{side}-{mover.count}.jsonl")
-
-
-@pytest.mark.parametrize("pattern", ["idle", "sequential", "uniform", "hotset"])
-@pytest.mark.parametrize("name", MODES)
-def test_memory_is_identical_in_every_mode(mover, name, pattern):
-    mover.boot(workload=workload(pattern), vcpus=2)
-    outcome = mover.move(max_bandwidth_bps=400_000_000, **MODES[name])
-    assert (outcome["outcome"], outcome["reason"], outcome["identical"]) == ("completed", "", True)
-    assert mover.first.wait() == 0
-    stats = mover.control.stats(check=True)
-    assert stats["self_check_errors"] == 0
-    assert mover.assert_one_runs() == "h2"
-    if name in POST_COPY and "postcopy" in outcome["cost"]:
-        cost = outcome["cost"]["postcopy"]
-        assert cost["duplicates"] == 0  # every page crosses once
-        assert cost["pages"] == engine_events(mover, "source").first("postcopy_listen").data["pages"]
-        if name == "postcopy":
-            assert cost["pages"] == PAGES
-            assert mover.rounds() == []
-    if name == "stop-and-copy":
-        assert [(item["pages"], item["paused"]) for item in mover.rounds()] == [(PAGES, True)]
 
 
 def test_flows_survive_every_mode_one_after_the_other(mover):
@@ -61,6 +34,7 @@ def test_flows_survive_every_mode_one_after_the_other(mover):
         outcome = mover.move(**settings)
         assert (outcome["outcome"], outcome["reason"], outcome["identical"]) == ("completed", "", True)
         assert mover.assert_one_runs() == mover.host
+    assert mover.first.wait() == 0
     results = json.loads(flows.communicate(timeout=60)[0])
     assert {name: flow["error"] for name, flow in results.items() if flow["error"]} == {}
     assert mover.control.stats(check=True)["self_check_errors"] == 0
