@@ -20,8 +20,8 @@ from bench.result import MigrationResult
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-COARSE: Final = 1_200
-FINE: Final = 2_400
+COARSE: Final = 800
+FINE: Final = 1_600
 LOST: Final = 400
 _BEFORE_NS: Final = 100 * NS_PER_MS
 _AFTER_NS: Final = 250 * NS_PER_MS

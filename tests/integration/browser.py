@@ -85,7 +85,7 @@ class Browser:
             await self._size(width, min(16_000, int(await self.evaluate("document.documentElement.scrollHeight"))))
             await self._until(
                 "[...document.querySelectorAll('.plot')].every(place => place.querySelector('.main-svg')"
-                " || place.getBoundingClientRect().top > innerHeight + 600)"
+                " || place.getBoundingClientRect().top > innerHeight + 300)"
             )
 
     async def _size(self, width: int, height: int) -> None:

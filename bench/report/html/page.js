@@ -48,7 +48,7 @@
     for (const entry of entries) {
       if (entry.isIntersecting && !figures.get(entry.target.id).drawn) draw(entry.target.id);
     }
-  }, { rootMargin: "600px" });
+  }, { rootMargin: "300px" });
   for (const id of figures.keys()) watcher.observe(document.getElementById(id));
 
   for (const bar of document.querySelectorAll(".windows")) {

@@ -88,9 +88,18 @@ def timeline(
     domains = _domains(heights, total)
     layout: dict[str, Any] = {
         "yaxis": axis(
-            domain=domains[0], categoryorder="array", categoryarray=names[::-1], fixedrange=True, type="category"
+            domain=domains[0],
+            categoryorder="array",
+            categoryarray=names[::-1],
+            fixedrange=True,
+            type="category",
+            automargin=False,
         ),
-        "xaxis": axis("ms from the guest's resume at its destination", anchor=f"y{len(heights)}" if flows else "y"),
+        "xaxis": axis(
+            "ms from the guest's resume at its destination",
+            anchor=f"y{len(heights)}" if flows else "y",
+            automargin=False,
+        ),
         "hovermode": "closest",
         "showlegend": False,
         "barmode": "overlay",
@@ -98,7 +107,8 @@ def timeline(
         "bargap": 0.25,
         "annotations": [],
         "shapes": _shapes(migrations, zero, domains[-1][0], domains[0][1]),
-        "margin": {"l": 8, "r": 8, "t": 6, "b": 8},
+        # Fixed: finding out how much room labels need would draw everything several times.
+        "margin": {"l": min(150, max(78, 12 + 7 * max(map(len, names), default=0))), "r": 12, "t": 6, "b": 44},
     }
     data = list(upper)
     for number, flow in enumerate(flows, 2):
@@ -112,6 +122,7 @@ def timeline(
             data.append(trace)
         layout[f"yaxis{number}"] = axis(
             domain=domains[number - 1],
+            automargin=False,
             type="log" if log else "linear",
             fixedrange=True,
             nticks=4,
