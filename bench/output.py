@@ -13,6 +13,7 @@ from bench.errors import ScenarioError
 
 RUNS = Path("runs")
 RESULT = "result.json"
+SURVIVAL = "survival.json"  # of a survival map
 
 
 class OutputDirectory:
@@ -59,7 +60,7 @@ class OutputDirectory:
 
     @property
     def has_result(self) -> bool:
-        return (self.path / RESULT).exists()
+        return any((self.path / name).exists() for name in (RESULT, SURVIVAL))
 
     def take_back(self) -> None:
         """Remove what is in it, which is all of this run, and the directories that were made for it."""

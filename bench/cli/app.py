@@ -11,6 +11,7 @@ import typer
 import bench
 from bench.errors import BenchError
 
+# In the order of `bench --help`.
 COMMANDS: Final = (
     "run",
     "show",
@@ -20,6 +21,7 @@ COMMANDS: Final = (
     "sweep",
     "remote",
     "dirty_rate",
+    "survival",
     "topo",
     "shell",
     "variables",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench.cli.app import app
 from bench.cli.common import exit_code
-from bench.output import RESULT
+from bench.output import RESULT, SURVIVAL
 from bench.series import read_series
 
 if TYPE_CHECKING:
@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def show(directory: Annotated[Path, typer.Argument(help="A directory that a run or a sweep wrote.")]) -> None:
-    """Print the summary of an earlier run, series or sweep."""
+def show(
+    directory: Annotated[Path, typer.Argument(help="A directory that a run, a sweep or a survival map wrote.")],
+) -> None:
+    """Print the summary of an earlier run, series or sweep, or a survival map."""
     from bench.report.terminal import render  # noqa: PLC0415
     from bench.result import RunResult  # noqa: PLC0415
 
     if (directory / "sweep.json").exists():
         raise typer.Exit(show_sweep(directory))
+    if (directory / SURVIVAL).exists():
+        from bench.report.survival import print_survival  # noqa: PLC0415
+        from bench.survival.result import SurvivalResult  # noqa: PLC0415
+
+        print_survival(SurvivalResult.read(directory), Console())
+        raise typer.Exit
     runs = [] if (directory / RESULT).exists() else read_series(directory)
     if runs:
         show_series(runs, Console())

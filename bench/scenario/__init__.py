@@ -15,6 +15,7 @@ from bench.scenario.loading import apply_setting, load_scenario, parse_scenario,
 from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkDirectionSpec, LinkSpec, NetworkSpec
+from bench.scenario.survival import SurvivalSpec
 from bench.scenario.values import Spec
 from bench.scenario.whole import RunSpec, Scenario
 
@@ -42,6 +43,7 @@ __all__ = [
     "ScriptSpec",
     "Spec",
     "StorageSpec",
+    "SurvivalSpec",
     "WorkloadSpec",
     "apply_setting",
     "load_scenario",

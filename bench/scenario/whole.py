@@ -17,6 +17,7 @@ from bench.scenario.hosts import CrossTrafficSpec, HostSpec, ScriptSpec
 from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkSpec, NetworkSpec
+from bench.scenario.survival import SurvivalSpec
 from bench.scenario.values import FROM_LIST, DurationNs, Share, Spec
 
 MAX_MOVES: Final = 256
@@ -75,6 +76,7 @@ class Scenario(Spec):
     clients: Annotated[tuple[ClientSpec, ...], FROM_LIST] = DEFAULT_CLIENTS
     run: RunSpec = RunSpec()
     expect: Annotated[tuple[str, ...], BeforeValidator(check_texts)] = ()
+    survival: SurvivalSpec = SurvivalSpec()
 
     @field_validator("guests")
     @classmethod

@@ -1,0 +1,46 @@
+"""The survival map as a user sees it."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from bench.clock import NS_PER_MS, NS_PER_S
+from bench.report.survival import print_survival
+from bench.result import Trust
+from bench.survival.result import CellResult, SurvivalResult, Theory, VariantResult
+
+
+def cell(outage_ms, stall_ms, **changes):
+    fields = {"variant": "client: stream", "details": {}, "outage_ns": outage_ms * NS_PER_MS, "repeat": 0}
+    fields |= {"fate": "survived", "stall_ns": stall_ms * NS_PER_MS, "agrees": True}
+    return CellResult(**{**fields, **changes})
+
+
+def printed(result):
+    console = Console(file=io.StringIO(), width=120)
+    print_survival(result, console)
+    return console.file.getvalue()
+
+
+def test_the_map_marks_deaths_and_what_theory_does_not_explain():
+    theory = Theory(fate="survived", stall_ns=6 * NS_PER_S)
+    cells = [
+        cell(60, 210),
+        cell(1000, 1432),
+        cell(3500, 12800, fate="died", error="ETIMEDOUT"),
+        cell(500, 900, agrees=False),
+    ]
+    cells[3] = cells[3].model_copy(update={"theory": theory, "reason": "the other end sent first"})
+    variant = VariantResult(variant="client: stream", longest_survived_ns=NS_PER_S, shortest_died_ns=4 * NS_PER_S)
+    text = printed(SurvivalResult(title="a map", cells=cells, variants=[variant], agreement=0.75, compared=4))
+    assert "12.8 sx" in text
+    assert "900 ms*" in text
+    assert "75.0% of the 4" in text
+    assert "theory survived 6 s, seen survived 900 ms: the other end sent first" in text
+
+
+def test_reasons_not_to_trust_are_printed():
+    text = printed(SurvivalResult(trust=Trust(ok=False, reasons=["cpu: busy"])))
+    assert "not to be trusted: cpu: busy" in text
