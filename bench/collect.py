@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.analysis.assemble import FlowRecords
+from bench.analysis.fate import Options
 from bench.probe.clients import FlowReport
-from bench.probe.records import load_records
+from bench.records import SAMPLES_SUFFIX, TCP_SAMPLE, StructuredArray, load_records
 from bench.scenario import ClientSpec
 from bench.timeline import Event, Timeline
 
@@ -46,9 +47,21 @@ def collect_flows(reports: Iterable[FlowReport], clients: Iterable[ClientSpec]) 
             load_records(item.records) if item.records.exists() else None,
             specs[item.name].rate,
             str(specs[item.name].guest),
+            _samples(item.records),
+            _options(specs[item.name]),
         )
         for item in reports
     ]
+
+
+def _samples(records: Path) -> StructuredArray | None:
+    """What the kernel said of the connection; None for a flow that had none."""
+    path = records.with_name(records.name.removesuffix(".npy") + SAMPLES_SUFFIX)
+    return load_records(path, TCP_SAMPLE) if path.exists() else None
+
+
+def _options(client: ClientSpec) -> Options:
+    return Options(user_timeout_ns=client.tcp.user_timeout, rto_min_ns=client.tcp.rto_min, timeout_ns=client.timeout)
 
 
 def keep_logs(directory: Path, output: Path) -> None:

@@ -157,6 +157,9 @@ def _flows(
             names = ", ".join(guest.name for guest in scenario.guests)
             raise ScenarioError(where, f"clients.{index}.guest", client.guest, f"one of the guests {names}") from None
         flows[host] = (*flows.get(host, ()), client.model_copy(update={"guest": guest}))
+        if len({flow.tcp.retries2 for flow in flows[host]} - {0}) > 1:
+            one = f"one value for all flows of {host}, whose kernel's setting it is"
+            raise ScenarioError(where, f"clients.{index}.tcp.retries2", client.tcp.retries2, one)
     return flows
 
 

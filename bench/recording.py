@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.errors import ResultError
 from bench.output import RESULT
-from bench.records import StructuredArray, load_records
+from bench.records import SAMPLES_SUFFIX, StructuredArray, load_records
 from bench.result import RunResult
 from bench.timeline import Event, Timeline
 
@@ -79,7 +79,11 @@ class Recording:
     @cached_property
     def requests(self) -> dict[tuple[str, str], Path]:
         """(host, flow) -> the file of its records, in order; :func:`bench.records.load_records` reads it."""
-        found = sorted(path for path in self.path.glob("requests/*/*.npy") if path.is_file())
+        found = sorted(
+            path
+            for path in self.path.glob("requests/*/*.npy")
+            if path.is_file() and not path.name.endswith(SAMPLES_SUFFIX)
+        )
         if len(found) > MAX_FLOWS:
             raise ResultError(f"{self.path / 'requests'}: {len(found)} flows are more than {MAX_FLOWS}")
         return {(path.parent.name, path.stem): path for path in found}

@@ -49,8 +49,27 @@ STATUS_UNSENT: Final = 8
 DUPLICATES_SHIFT: Final = 16
 """``status >> DUPLICATES_SHIFT`` is how many further copies of the answer came (saturating at 65535)."""
 
-REQUEST_KINDS: Final = ("udp-echo", "tcp-request")
+REQUEST_KINDS: Final = ("udp-echo", "tcp-request", "tcp-connect", "http", "redis")
 PROGRESS_KINDS: Final = ("tcp-download", "tcp-upload")
+
+TCP_SAMPLE: Final = np.dtype(
+    [
+        ("t_ns", "<i8"),  # CLOCK_MONOTONIC
+        ("state", "u1"),  # net/tcp_states.h: 1 established, 7 closed
+        ("ca_state", "u1"),  # enum tcp_ca_state: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss
+        ("timeouts", "u1"),  # retransmission timeouts in a row
+        ("probes", "u1"),  # window or keepalive probes in a row
+        ("backoff", "u1"),  # doublings of the timer
+        ("rto_us", "<u4"),
+        ("unacked", "<u4"),  # segments
+        ("cwnd", "<u4"),  # segments
+        ("rtt_us", "<u4"),
+        ("retransmits", "<u4"),  # segments since the connection began
+        ("delivery_rate_bps", "<u8"),
+        ("bytes_acked", "<u8"),
+    ]
+)
+"""What the kernel says of a flow's connection (``struct tcp_info``), one record for each change seen at 100 Hz."""
 
 FRAME: Final = np.dtype(
     [
@@ -110,14 +129,18 @@ def empty(dtype: np.dtype[Any] = RECORD) -> StructuredArray:
     return np.zeros(0, dtype)
 
 
-def load_records(path: Path) -> StructuredArray:
-    """Read records that :meth:`bench.probe.records.RecordBuffer.save` wrote.
+SAMPLES_SUFFIX: Final = ".tcpinfo.npy"
+"""Behind a flow's name: the file of its :data:`TCP_SAMPLE` records, beside that of its requests."""
+
+
+def load_records(path: Path, layout: np.dtype[Any] = RECORD) -> StructuredArray:
+    """Read records that :meth:`bench.probe.records.RecordBuffer.save` wrote, or others of *layout*.
 
     :raises ResultError: missing, too large, or of another layout.
     """
     try:
         size = path.stat().st_size
-        if size > MAX_RECORDS * RECORD.itemsize + _MAX_HEADER_BYTES:
+        if size > MAX_RECORDS * layout.itemsize + _MAX_HEADER_BYTES:
             raise ResultError(f"{path}: {size} bytes are more than {MAX_RECORDS} records")
         with path.open("rb") as file:
             records = np.load(file, allow_pickle=False)
@@ -125,6 +148,6 @@ def load_records(path: Path) -> StructuredArray:
         raise ResultError(f"{path}: {error.strerror or error}") from None
     except (ValueError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
         raise ResultError(f"{path}: not an array of records: {error}") from None
-    if not isinstance(records, np.ndarray) or records.dtype != RECORD or records.ndim != 1:
+    if not isinstance(records, np.ndarray) or records.dtype != layout or records.ndim != 1:
         raise ResultError(f"{path}: not an array of records: its layout is {getattr(records, 'dtype', type(records))}")
     return records

@@ -64,6 +64,32 @@ class BudgetPart(Part):
     ns: int
 
 
+Verdict = Literal["undisturbed", "delayed", "reconnected", "died"]
+
+
+class FlowTcp(Part):
+    """What the kernel said of a flow's connection (TCP_INFO at 100 Hz) around its outage, at the client.
+
+    ``rto_ns``, ``rtt_ns``, ``cwnd`` (segments): just before the outage. In the outage: ``timeouts`` in a row, doublings
+    of the timer (``backoff``), ``longest_rto_ns``, ``retransmits``. ``wait_ns``: of the outage, what only the timer
+    cost; ``saved_ns``: what of that a least timer of 5 ms would have saved, by theory. ``survivable_ns``: the longest
+    outage that the connection could have survived, by theory; ``used``: the outage's share of it.
+    """
+
+    rto_ns: int
+    rtt_ns: int
+    cwnd: int
+    samples: int
+    timeouts: int = 0
+    backoff: int = 0
+    longest_rto_ns: int | None = None
+    retransmits: int = 0
+    wait_ns: int | None = None
+    saved_ns: int | None = None
+    survivable_ns: int | None = None
+    used: float | None = None
+
+
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
     ms. ``guest``: that it talks to.
@@ -90,6 +116,9 @@ class FlowResult(Part):
     budget_sum_ns: int | None = None
     budget_ok: bool = True
     budget_note: str = ""
+    verdict: Verdict | None = None
+    reconnects: int = 0
+    tcp: FlowTcp | None = None
 
 
 class SwitchRelearn(Part):

@@ -15,6 +15,7 @@ from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.frames import Frames, FrameWatcher
 from bench.probe.switches import SwitchWatch
 from bench.scenario import ClientSpec, Scenario
+from bench.scenario.values import parse_keepalive
 from bench.testbed import Testbed
 from bench.timeline import Event
 
@@ -209,4 +210,14 @@ def _flow(client: ClientSpec, guest_address: str) -> dict[str, Any]:
         "timeout_ns": client.timeout,
         "command": list(client.command),
         "guest_address": guest_address,
+        "retry": client.retry,
+        "tcp": {
+            "congestion": client.tcp.congestion,
+            "user_timeout_ns": client.tcp.user_timeout,
+            "keepalive": list(parse_keepalive(client.tcp.keepalive)) if client.tcp.keepalive else [],
+            "rto_min_ns": client.tcp.rto_min,
+            "retries2": client.tcp.retries2,
+            "syn_retries": client.tcp.syn_retries,
+            "nagle": client.tcp.nagle,
+        },
     }

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from bench.analysis.belonging import frames_of
 from bench.analysis.budget import cut_points, outage_budget
+from bench.analysis.fate import Options, connection, verdict
 from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
 from bench.analysis.forecast import Forecast, compare
 from bench.analysis.overall import GuestFacts, overall
@@ -55,6 +56,8 @@ class FlowRecords:
     records: StructuredArray | None
     rate_bps: int = 0
     guest: str = "g1"
+    samples: StructuredArray | None = None
+    options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,8 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
     local_port = flow.report.get("local_port")
     if analysis.outage is None or service is None or not isinstance(local_port, int):
         return _flow_result(flow, analysis, {})
+    if flow.report.get("reconnects"):
+        return _flow_result(flow, analysis, {"budget_note": "the client connected anew: its own wait is in the outage"})
     path = flow_path(
         raw.interfaces,
         client=(raw.addresses[flow.host], local_port),
@@ -292,7 +297,7 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
     def number(name: str) -> int:
         return int(getattr(counts, name) if counts is not None else report.get(name) or 0)
 
-    return FlowResult(
+    result = FlowResult(
         name=flow.name,
         kind=flow.kind,
         host=flow.host,
@@ -310,8 +315,14 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
         typical_gap_ns=analysis.typical_gap_ns if analysis is not None else None,
         longest_gap_ns=analysis.longest_gap_ns if analysis is not None else None,
         retransmits=report.get("retransmits"),
+        reconnects=int(report.get("reconnects") or 0),
         **budget,
     )
+    if flow.kind != "command":
+        result.verdict = verdict(result, report)
+    if flow.samples is not None:
+        result.tcp = connection(result, flow.samples, report.get("kernel", {}), flow.options)
+    return result
 
 
 def _worst_flows(raw: RawRun, migrations: Sequence[MigrationResult]) -> list[FlowResult]:

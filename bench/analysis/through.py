@@ -37,7 +37,7 @@ from bench.records import (
 _U32 = npt.NDArray[np.uint32]
 
 _LOOK_BACK_NS = 10 * NS_PER_S
-_PORTS = {"udp-echo": 7, "tcp-request": 7, "tcp-upload": 80}
+_PORTS = {"udp-echo": 7, "tcp-request": 7, "tcp-upload": 80, "http": 80, "redis": 6379}
 
 
 def guest_port(kind: str, rate_bps: int) -> int | None:

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.output import OutputDirectory
 from bench.report.junit import write_junit
 from bench.result import RunResult
-from bench.scenario import Scenario
+from bench.scenario import Scenario, with_commands
 from bench.series import labels, load_scenarios, read_series
 
 MAX_REPEAT: Final = 1000
@@ -48,6 +48,14 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where the result goes; default runs/<time>.")
     ] = None,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client",
+            metavar="[HOST:]COMMAND",
+            help="Run this program on a client host meanwhile; its output and exit status are kept.",
+        ),
+    ] = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write what completed and which expectations held as JUnit XML.")
     ] = None,
@@ -63,7 +71,8 @@ def run(
         overrides.append(f'controller.app="{controller}"')
     if repeat is not None:
         overrides.append(f"run.repeat={repeat}")
-    raise typer.Exit(run_scenarios(load_scenarios(path, overrides), path, output, junit))
+    scenarios = [with_commands(one, clients or []) for one in load_scenarios(path, overrides)]
+    raise typer.Exit(run_scenarios(scenarios, path, output, junit))
 
 
 def run_scenarios(scenarios: Sequence[Scenario], path: Path, wanted: Path | None, junit: Path | None = None) -> int:

@@ -4,12 +4,13 @@ Run as ``python -m bench.probe.client --channel-fd N --directory DIR --events FI
 namespace. Commands on the channel (:mod:`bench.host.channel`):
 
 ``configure`` {guest_address, flows: [{name, kind, interval_ns, think_ns, size, rate_bps, timeout_ns, command,
-guest_address?}]} -> {}
+guest_address?, tcp?, retry?}]} -> {}
     once, before anything else; a flow may have a guest of its own.
 ``start`` {} -> {}
     begins every flow; does not wait for connections.
-``stop`` {} -> {flows: [report], cpu_ns, wall_ns}
-    asks nothing more, waits (bounded) for what is outstanding, writes ``DIR/<flow>.npy``, reports: name, kind,
+``stop`` {} -> {flows: [report], kernel, cpu_ns, wall_ns}
+    asks nothing more, waits (bounded) for what is outstanding, writes ``DIR/<flow>.npy`` and, of a connection,
+    ``DIR/<flow>.tcp.npy`` (what the kernel said of it), reports: name, kind,
     requests, lost, duplicated, reordered, corrupted, alive, error, retransmits, local_port, ended_ns (when it was
     stopped or died), and what the kind adds. A second ``stop`` gives the same reply.
 
@@ -38,7 +39,12 @@ from bench.errors import BenchError, ProbeError
 from bench.host.channel import Channel, ChannelClosed
 from bench.host.timer import set_timer_slack_ns
 from bench.probe.flows import Flow, FlowSpec, make_flow
+from bench.probe.flows.library import LibraryFlow
+from bench.probe.flows.options import check_supported, kernel_retries, set_retries2
+from bench.probe.flows.tcp import TcpFlow
 from bench.probe.loop import READABLE, Loop, Periodic
+from bench.probe.tcp_samples import SAMPLE_NS
+from bench.records import SAMPLES_SUFFIX
 from bench.timeline import Event, EventWriter
 
 STATUS_INTERVAL_NS: Final = NS_PER_S // 5
@@ -57,6 +63,8 @@ class ClientAgent:
         self._events = EventWriter(events, self._source, self._send_up)
         self._flows: list[Flow] = []
         self._status: Periodic | None = None
+        self._sampler: Periodic | None = None
+        self._sampled: list[TcpFlow | LibraryFlow] = []
         self._configured = False
         self._started_ns = 0
         self._stop_ids: list[int] = []
@@ -75,8 +83,9 @@ class ClientAgent:
 
     def close(self) -> None:
         """Idempotent; one flow that fails to close does not keep the others from it."""
-        if self._status is not None:
-            self._status.close()
+        for timer in (self._status, self._sampler):
+            if timer is not None:
+                timer.close()
         for flow in self._flows:
             with contextlib.suppress(OSError, BenchError):
                 flow.close()
@@ -125,6 +134,13 @@ class ClientAgent:
         self._flows = [
             make_flow(spec, spec.guest_address or address, self._loop, self._directory, self._events) for spec in specs
         ]
+        wanted = {spec.tcp.retries2 for spec in specs if spec.tcp.retries2}
+        if len(wanted) > 1:
+            raise ProbeError(f"flows of one host want tcp_retries2 {' and '.join(map(str, sorted(wanted)))}")
+        for spec in specs:
+            check_supported(spec.tcp, spec.name)
+        if wanted:
+            set_retries2(wanted.pop())
         self._configured = True
 
     def _start(self) -> None:
@@ -135,7 +151,14 @@ class ClientAgent:
         self._cpu_start_ns = time.process_time_ns()
         for flow in self._flows:
             flow.start()
+        self._sampled = [flow for flow in self._flows if isinstance(flow, TcpFlow | LibraryFlow)]
+        if self._sampled:
+            self._sampler = self._loop.every(SAMPLE_NS, self._sample, _raise)
         self._status = self._loop.every(STATUS_INTERVAL_NS, self._tell, _raise, now_ns() + STATUS_INTERVAL_NS)
+
+    def _sample(self, _expirations: int) -> None:
+        for flow in self._sampled:
+            flow.look()
 
     def _tell(self, _expirations: int) -> None:
         now = now_ns()
@@ -178,6 +201,7 @@ class ClientAgent:
                 return True
             self._final = {
                 "flows": [flow.report() for flow in self._flows],
+                "kernel": kernel_retries(),
                 "cpu_ns": time.process_time_ns() - self._cpu_start_ns if self._started_ns else 0,
                 "wall_ns": now_ns() - self._started_ns if self._started_ns else 0,
             }
@@ -190,6 +214,8 @@ class ClientAgent:
     def _write_records(self, flow: Flow) -> None:
         try:
             flow.records.save(self._directory / f"{flow.spec.name}.npy")
+            if isinstance(flow, TcpFlow | LibraryFlow):
+                flow.samples.save(self._directory / f"{flow.spec.name}{SAMPLES_SUFFIX}")
         except OSError as error:
             raise ProbeError(f"flow {flow.spec.name}: its records could not be written: {error}") from error
 

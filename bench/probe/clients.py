@@ -186,7 +186,7 @@ class ClientAgents:
             dead |= {"reordered": 0, "corrupted": 0, "retransmits": None, "local_port": None}
             raw: list[dict[str, Any]] = [{"name": name, "kind": "", **dead} for name in agent.flows]
         else:
-            raw = reply["flows"]
+            raw = [{**flow, "kernel": reply.get("kernel") or {}} for flow in reply["flows"]]
             self.cpu_ns += int(reply.get("cpu_ns", 0))
         return [
             FlowReport(host, str(one["name"]), str(one["kind"]), one, agent.directory / f"{one['name']}.npy")

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bench.analysis.expectations import describe
 from bench.report.budget import print_budget
+from bench.report.fate import print_fates
 from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
 from bench.report.prediction import print_prediction
@@ -71,6 +72,7 @@ def render(result: RunResult, console: Console) -> None:
     if result.flows:
         _print_flows(result, console)
         print_budget(result.flows, console)
+        print_fates(result.flows, console)
     if result.links:
         print_links(result.links, console)
     print_environment(result.environment, console)

@@ -11,7 +11,14 @@ from bench.scenario.disks import DiskSpec, DiskWorkloadSpec, StorageSpec
 from bench.scenario.faults import FaultsSpec
 from bench.scenario.guest import ContentSpec, GuestSpec, WorkloadSpec
 from bench.scenario.hosts import CrossTrafficSpec, HostSpec, LoadSpec, ScriptSpec
-from bench.scenario.loading import apply_setting, load_scenario, parse_scenario, read_raw, restore_scenario
+from bench.scenario.loading import (
+    apply_setting,
+    load_scenario,
+    parse_scenario,
+    read_raw,
+    restore_scenario,
+    with_commands,
+)
 from bench.scenario.migration import MigrationSpec
 from bench.scenario.moves import MoveSpec
 from bench.scenario.network import CalibrationSpec, ControllerSpec, LinkDirectionSpec, LinkSpec, NetworkSpec
@@ -50,4 +57,5 @@ __all__ = [
     "parse_scenario",
     "read_raw",
     "restore_scenario",
+    "with_commands",
 ]

@@ -4,10 +4,53 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench import units
-from bench.scenario.values import FROM_LIST, BitRate, DurationNs, NodeName, Spec, quantity
+from bench.scenario.values import FROM_LIST, BitRate, DurationNs, NodeName, Spec, parse_keepalive, quantity
+
+
+class TcpSpec(Spec):
+    """What a flow wants of its connection; left out is the kernel's default.
+
+    ``congestion``: a congestion control of this kernel. ``user_timeout``: TCP_USER_TIMEOUT. ``keepalive``:
+    idle/interval/count, such as ``"1s/1s/5"``. ``rto_min``: the least retransmission timeout (Linux 6.16).
+    ``retries2``: ``tcp_retries2`` of the client host, on which its flows must agree. ``syn_retries``: TCP_SYNCNT.
+    ``nagle``: small segments wait for an acknowledgement.
+    """
+
+    congestion: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,15}$")] = ""
+    user_timeout: DurationNs = 0
+    keepalive: str = ""
+    rto_min: DurationNs = 0
+    retries2: Annotated[int, Field(ge=0, le=30)] = 0
+    syn_retries: Annotated[int, Field(ge=0, le=127)] = 0
+    nagle: bool = False
+
+    @field_validator("keepalive")
+    @classmethod
+    def _keepalive(cls, value: str) -> str:
+        if value:
+            parse_keepalive(value)
+        return value
+
+    @field_validator("user_timeout")
+    @classmethod
+    def _user_timeout(cls, value: int) -> int:
+        if value and not 10**6 <= value <= 3600 * 10**9:
+            raise ValueError("'0s', or a duration from '1ms' to '3600s'")
+        return value
+
+    @field_validator("rto_min")
+    @classmethod
+    def _rto_min(cls, value: int) -> int:
+        if value and not 10**6 <= value <= 10**9:
+            raise ValueError("'0s', or a duration from '1ms' to '1s'")
+        return value
+
+
+TCP_KINDS = ("tcp-request", "tcp-download", "tcp-upload", "tcp-connect", "tcp-idle", "http", "redis")
+RETRYING_KINDS = ("tcp-request", "http", "redis")
 
 
 class ClientSpec(Spec):
@@ -15,11 +58,24 @@ class ClientSpec(Spec):
 
     Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``tcp-request`` (request/response on one
     connection, ``think`` between), ``tcp-download`` and ``tcp-upload`` (bulk with verified content; ``rate`` 0 is
-    as fast as it goes), ``command`` (any program on the client host; its exit status and output are kept).
+    as fast as it goes), ``tcp-connect`` (a new connection for each request, every ``interval``), ``tcp-idle`` (one
+    that is silent until the run ends; see ``tcp.keepalive``), ``http`` (by Python's http.client) and ``redis`` (by
+    redis-py), ``command`` (any program on the client host; its exit status and output are kept). A flow without an
+    answer for ``timeout`` is dead; with ``retry`` its client connects anew.
     ``guest``: by name; by default the first one.
     """
 
-    kind: Literal["udp-echo", "tcp-request", "tcp-download", "tcp-upload", "command"]
+    kind: Literal[
+        "udp-echo",
+        "tcp-request",
+        "tcp-download",
+        "tcp-upload",
+        "tcp-connect",
+        "tcp-idle",
+        "http",
+        "redis",
+        "command",
+    ]
     host: NodeName | None = None
     guest: NodeName | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | None = None
@@ -28,6 +84,8 @@ class ClientSpec(Spec):
     size: Annotated[int, quantity(units.parse_bytes), Field(ge=16, le=65536)] = 64
     rate: BitRate = 0
     timeout: DurationNs = 60 * 10**9
+    retry: bool = False
+    tcp: TcpSpec = TcpSpec()
     command: Annotated[tuple[str, ...], FROM_LIST] = ()
 
     @model_validator(mode="after")
@@ -36,4 +94,8 @@ class ClientSpec(Spec):
             raise ValueError("a command (a list of words) with kind 'command' and only there")
         if self.kind == "udp-echo" and (self.interval < 100_000 or self.size > 1400):
             raise ValueError("an interval of at least '100us' and a size up to '1400B' for udp-echo")
+        if self.tcp != TcpSpec() and self.kind not in TCP_KINDS:
+            raise ValueError(f"tcp options only with kind {', '.join(TCP_KINDS)}")
+        if self.retry and self.kind not in RETRYING_KINDS:
+            raise ValueError(f"retry only with kind {', '.join(RETRYING_KINDS)}")
         return self

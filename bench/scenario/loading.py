@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -128,6 +129,25 @@ def apply_setting(raw: dict[str, Any], setting: str) -> None:
                 place = place.setdefault(name, {})
         else:
             raise ScenarioError("--set", key, name, "a key inside a table")
+
+
+def with_commands(scenario: Scenario, commands: Iterable[str]) -> Scenario:
+    """*scenario* with further clients of kind ``command``, each ``[HOST:]COMMAND`` in shell words without a shell.
+
+    :raises ScenarioError: for an empty command or one whose quotes do not end.
+    """
+    clients = list(scenario.clients)
+    for text in commands:
+        host, colon, rest = text.partition(":")
+        named = bool(colon) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,7}", host) is not None
+        try:
+            words = shlex.split(rest if named else text)
+        except ValueError as error:
+            raise ScenarioError("--client", "", text, f"words as a shell reads them ({error})") from None
+        if not words:
+            raise ScenarioError("--client", "", text, "a program and its arguments, such as 'ping -c 5 10.0.1.1'")
+        clients.append(ClientSpec(kind="command", host=host if named else None, command=tuple(words)))
+    return Scenario.model_validate({**scenario.__dict__, "clients": tuple(clients)}) if commands else scenario
 
 
 def read_raw(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], str]:

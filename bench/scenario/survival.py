@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from bench import units
-from bench.scenario.values import FROM_LIST, DurationNs, Spec, quantity
+from bench.scenario.values import FROM_LIST, DurationNs, Spec, parse_keepalive, quantity
 
 
 def _distinct(value: object) -> object:
@@ -78,11 +78,5 @@ class SurvivalSpec(Spec):
     @classmethod
     def _keepalive(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            parts = text.split("/")
-            good = len(parts) == 3 and parts[2].isdecimal() and 1 <= int(parts[2]) <= 127
-            for part in parts[:2] if good else ():
-                duration_ns = units.parse_duration_ns(part)
-                good = good and duration_ns % 10**9 == 0 and 1 <= duration_ns // 10**9 <= 32767
-            if not good:
-                raise ValueError("idle/interval/count with whole seconds and a count from 1 to 127, such as '1s/1s/5'")
+            parse_keepalive(text)
         return value

@@ -34,6 +34,21 @@ FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,7}$")]
 
 
+def parse_keepalive(text: str) -> tuple[int, int, int]:
+    """``"1s/1s/5"`` to TCP_KEEPIDLE and TCP_KEEPINTVL in s, TCP_KEEPCNT.
+
+    :raises ValueError: when it is none, or beyond what tcp(7) takes.
+    """
+    parts = text.split("/")
+    if len(parts) == 3 and parts[2].isdecimal():
+        idle_ns, interval_ns = units.parse_duration_ns(parts[0]), units.parse_duration_ns(parts[1])
+        numbers = (idle_ns // 10**9, interval_ns // 10**9, int(parts[2]))
+        whole = idle_ns % 10**9 == interval_ns % 10**9 == 0
+        if whole and all(1 <= item <= 32767 for item in numbers) and numbers[2] <= 127:
+            return numbers
+    raise ValueError("idle/interval/count with whole seconds and a count from 1 to 127, such as '1s/1s/5'")
+
+
 class Spec(BaseModel):
     """Base of all specs: frozen, no unknown keys, no silent conversion."""
 

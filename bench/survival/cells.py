@@ -15,7 +15,8 @@ from typing import Any, Literal
 from bench.clock import NS_PER_S
 from bench.errors import ScenarioError
 from bench.scenario import SurvivalSpec
-from bench.units import format_duration, parse_duration_ns
+from bench.scenario.values import parse_keepalive
+from bench.units import format_duration
 
 Pattern = Literal["stream", "request", "idle", "connect"]
 End = Literal["client", "guest"]
@@ -41,8 +42,8 @@ class Keepalive:
     @classmethod
     def parse(cls, text: str) -> Keepalive:
         """``"1s/1s/5"``; checked by :class:`bench.scenario.SurvivalSpec`."""
-        idle, interval, count = text.split("/")
-        return cls(parse_duration_ns(idle), parse_duration_ns(interval), int(count))
+        idle_s, interval_s, count = parse_keepalive(text)
+        return cls(idle_s * NS_PER_S, interval_s * NS_PER_S, count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,22 @@ from pathlib import Path
 from bench.errors import ProbeError
 from bench.probe.flows.base import Flow, FlowEvent, FlowSpec
 from bench.probe.flows.command import CommandFlow
+from bench.probe.flows.http_client import HttpFlow
+from bench.probe.flows.redis_client import RedisFlow
+from bench.probe.flows.tcp_connect import TcpConnectFlow
 from bench.probe.flows.tcp_download import TcpDownloadFlow
+from bench.probe.flows.tcp_idle import TcpIdleFlow
 from bench.probe.flows.tcp_request import TcpRequestFlow
 from bench.probe.flows.tcp_upload import TcpUploadFlow
 from bench.probe.flows.udp_echo import UdpEchoFlow
 from bench.probe.loop import Loop
 
 FLOW_KINDS: dict[str, type[Flow]] = {
-    flow.kind: flow for flow in (UdpEchoFlow, TcpRequestFlow, TcpDownloadFlow, TcpUploadFlow, CommandFlow)
+    flow.kind: flow
+    for flow in (
+        *(UdpEchoFlow, TcpRequestFlow, TcpDownloadFlow, TcpUploadFlow, CommandFlow),
+        *(TcpConnectFlow, TcpIdleFlow, HttpFlow, RedisFlow),
+    )
 }
 
 

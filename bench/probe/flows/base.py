@@ -9,12 +9,13 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from bench.clock import NS_PER_S, now_ns
 from bench.errors import ProbeError
+from bench.probe.flows.options import TcpOptions
 from bench.probe.loop import Loop
 from bench.probe.records import RecordBuffer
 from bench.records import DUPLICATES_SHIFT, STATUS_CORRUPT, STATUS_REORDERED
@@ -42,6 +43,8 @@ class FlowSpec:
     timeout_ns: int = 60 * NS_PER_S
     command: tuple[str, ...] = ()
     guest_address: str = ""
+    tcp: TcpOptions = field(default_factory=TcpOptions)
+    retry: bool = False
 
     @classmethod
     def from_json(cls, raw: object) -> FlowSpec:
@@ -58,6 +61,10 @@ class FlowSpec:
         address = raw.get("guest_address", "")
         if not isinstance(address, str):
             raise ProbeError(f"flow {name}: guest_address must be text")
+        retry = raw.get("retry", False)
+        if not isinstance(retry, bool):
+            raise ProbeError(f"flow {name}: retry must be true or false")
+        options = TcpOptions.from_json(raw.get("tcp", {}), name)
         limits = {
             "interval_ns": (10_000, 3600 * NS_PER_S),
             "think_ns": (0, 3600 * NS_PER_S),
@@ -73,7 +80,15 @@ class FlowSpec:
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ProbeError(f"flow {name}: {key} must be a whole number from {least} to {most}, not {value!r}")
             numbers[key] = value
-        return cls(name=name, kind=kind, command=tuple(command), guest_address=address, **numbers)
+        return cls(
+            name=name,
+            kind=kind,
+            command=tuple(command),
+            guest_address=address,
+            tcp=options,
+            retry=retry,
+            **numbers,
+        )
 
 
 FlowEvent = Callable[..., object]
@@ -85,7 +100,8 @@ class Flow(ABC):
 
     Life: made, :meth:`start`, :meth:`stop` (asks nothing more, waits at most a bounded time for what is outstanding),
     :attr:`done`, :meth:`report`; :meth:`close` at any time. A flow whose connection dies says so once
-    (``alive`` false, ``error`` the errno's name) and never reconnects: a client of a migrating guest must not have to.
+    (``alive`` false, ``error`` the errno's name); it connects anew only when its specification says ``retry``, because
+    a client of a migrating guest should not have to.
     """
 
     kind: ClassVar[str]

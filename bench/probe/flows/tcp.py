@@ -6,36 +6,16 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from bench.clock import now_ns
-from bench.probe.flows.base import Flow
+from bench.clock import NS_PER_MS, now_ns
+from bench.probe.flows.base import Flow, error_name
 from bench.probe.loop import READABLE, WRITABLE
+from bench.probe.tcp_info import tcp_info
+from bench.probe.tcp_samples import TcpSamples
 
-# struct tcp_info (linux/tcp.h): 8 bytes of small fields, 24 u32, then u64 pacing rates and byte counts.
-_TCP_INFO_BYTES: Final = 136
-_RETRANSMITS_AT: Final = 100
-_BYTES_ACKED_AT: Final = 120
-_U32: Final = struct.Struct("=I")
-_U64: Final = struct.Struct("=Q")
-
-
-@dataclass(frozen=True, slots=True)
-class TcpInfo:
-    """The members of ``struct tcp_info`` that flows use."""
-
-    retransmits: int
-    bytes_acked: int
-
-
-def tcp_info(sock: socket.socket) -> TcpInfo:
-    """:raises OSError: when the socket is closed."""
-    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    acked = _U64.unpack_from(raw, _BYTES_ACKED_AT)[0] if len(raw) >= _BYTES_ACKED_AT + 8 else 0
-    return TcpInfo(_U32.unpack_from(raw, _RETRANSMITS_AT)[0], acked)
+RECONNECT_NS: Final = 100 * NS_PER_MS
 
 
 class TcpFlow(Flow):
@@ -50,6 +30,9 @@ class TcpFlow(Flow):
         self._events = 0
         self._waiting_since_ns = 0
         self._congestion = ""
+        self.samples = TcpSamples()
+        self.reconnects = 0
+        self._lost_retransmits = 0
 
     @property
     def port_now(self) -> int:
@@ -71,7 +54,7 @@ class TcpFlow(Flow):
         try:
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             self.sock = sock
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.spec.tcp.apply(sock)
             self._waiting_since_ns = now_ns()
             error = sock.connect_ex((self.guest_address, self.port_now))
             if error not in (0, errno.EINPROGRESS):
@@ -117,6 +100,11 @@ class TcpFlow(Flow):
         """The flow expects something since *since_ns* (0: it does not); beyond ``timeout`` it is dead."""
         self._waiting_since_ns = since_ns
 
+    def look(self) -> None:
+        """Sample what the kernel says of the connection."""
+        if self.sock is not None:
+            self.samples.look(self.sock)
+
     def check(self, now: int) -> None:
         if self._waiting_since_ns and not self.done and now - self._waiting_since_ns > self.spec.timeout_ns:
             self.fail(TimeoutError(errno.ETIMEDOUT, f"nothing for {self.spec.timeout_ns} ns"))
@@ -130,11 +118,34 @@ class TcpFlow(Flow):
         if sock is None:
             return
         with contextlib.suppress(OSError):
-            self.retransmits = tcp_info(sock).retransmits
+            self.retransmits = self._lost_retransmits + tcp_info(sock).retransmits
+        self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
             self.loop.unwatch(sock.fileno())
         sock.close()
         self.sock = None
 
+    def fail(self, error: Exception | str) -> None:
+        """With ``retry`` a client does what an application does: it connects anew, and what it had asked is lost."""
+        sock = self.sock
+        if not self.spec.retry or self.done or self.stopping or sock is None:
+            super().fail(error)
+            return
+        with contextlib.suppress(OSError):
+            self._lost_retransmits += tcp_info(sock).retransmits
+        self._let_go(sock)
+        self.reconnects += 1
+        why = error_name(error) if isinstance(error, Exception) else error
+        self.event("flow_reconnects", error=why, number=self.reconnects)
+        self._connected = False
+        self._events = 0
+        self.reset()
+        self._at(now_ns() + RECONNECT_NS, self.start)
+
+    def reset(self) -> None:
+        """The connection is gone: forget what belonged to it."""
+
     def extra(self) -> dict[str, Any]:
-        return {"congestion": self._congestion}
+        return {"congestion": self._congestion, "reconnects": self.reconnects}

@@ -78,17 +78,26 @@ class TcpRequestFlow(TcpFlow):
 
     def _answered(self, received_ns: int) -> None:
         number, self._outstanding = self._outstanding, -1
-        self.records.answer(number, received_ns)
-        if self._reply != self._request:
-            self.records.flag(number, STATUS_CORRUPT)
-        self.last_reply_ns = received_ns
-        self.waiting(0)
+        self._verify(number, received_ns)
         if self.stopping:
             self.finish()
         elif self.spec.think_ns:
             self._at(received_ns + self.spec.think_ns, self._ask)
         else:
             self._ask()
+
+    def _verify(self, number: int, received_ns: int) -> None:
+        """The reply to request *number* is whole: keep when, and whether it is right."""
+        self.records.answer(number, received_ns)
+        if self._reply != self._request:
+            self.records.flag(number, STATUS_CORRUPT)
+        self.last_reply_ns = received_ns
+        self.waiting(0)
+
+    def reset(self) -> None:
+        self._outstanding = -1
+        self._unsent = memoryview(b"")
+        self.waiting(0)
 
     def stop(self) -> None:
         if self.stopping or self.done:

@@ -14,6 +14,7 @@ from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.flows import FLOW_KINDS, FlowSpec
 from bench.probe.flows.http import MAX_HEAD_BYTES, parse_head
 from bench.probe.records import load_records
+from bench.scenario import ClientSpec
 from bench.timeline import Event, Timeline
 
 
@@ -128,7 +129,7 @@ def test_specs_are_checked(raw: object, what: str) -> None:
 def test_specs_and_kinds() -> None:
     spec = FlowSpec.from_json({"name": "a", "kind": "udp-echo", "rate_bps": 0, "size": 100, "command": []})
     assert (spec.size, spec.interval_ns, spec.command) == (100, 1_000_000, ())
-    assert set(FLOW_KINDS) == {"udp-echo", "tcp-request", "tcp-download", "tcp-upload", "command"}
+    assert set(FLOW_KINDS) == set(ClientSpec.model_fields["kind"].annotation.__args__)
 
 
 def test_heads_of_http_responses() -> None:
