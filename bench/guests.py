@@ -202,12 +202,15 @@ class Guests:
             if not guest.lost and not guest.alive:
                 raise GuestError(guest.death())
 
-    def stats(self) -> tuple[dict[str, dict[str, Any]], list[str]]:
-        """What each guest says of itself, and why some say nothing."""
+    def stats(self, *, quiet: bool = True) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """What each guest says of itself, and why some say nothing.
+
+        :param quiet: end their disk workloads, with everything on the disks.
+        """
         told: dict[str, dict[str, Any]] = {}
         problems: list[str] = []
         for guest in self:
-            answer = _stats(guest)
+            answer = _stats(guest, quiet)
             if isinstance(answer, BenchError):
                 which = f" {guest.name}" if len(self._running) > 1 else ""
                 problems.append(f"guest{which}: it does not answer at the end of the run: {answer.message}")
@@ -216,9 +219,9 @@ class Guests:
         return told, problems
 
 
-def _stats(guest: RunningGuest) -> dict[str, Any] | BenchError:
+def _stats(guest: RunningGuest, quiet: bool) -> dict[str, Any] | BenchError:
     try:
-        return dict(guest.control.stats(quiet=True))
+        return dict(guest.control.stats(quiet=quiet))
     except (HostError, GuestError, DeadlineError) as error:
         return error
 
