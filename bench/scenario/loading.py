@@ -65,12 +65,11 @@ def parse_scenario(raw: Mapping[str, Any], where: str) -> Scenario:
     :raises ScenarioError: for the first problem found.
     """
     raw = dict(raw)
-    links = raw.get("links")
-    if isinstance(links, Mapping) and isinstance(links.get("default"), Mapping):
-        default = links["default"]  # a named link inherits what [links.default] says
-        raw["links"] = {
-            name: {**default, **link} if isinstance(link, Mapping) else link for name, link in links.items()
-        }
+    for key in ("links", "hosts"):  # a named one inherits what [links.default] or [hosts.default] says
+        table = raw.get(key)
+        if isinstance(table, Mapping) and isinstance(table.get("default"), Mapping):
+            default = table["default"]
+            raw[key] = {name: {**default, **one} if isinstance(one, Mapping) else one for name, one in table.items()}
     guest, guests = raw.get("guest", {}), raw.get("guests")
     if isinstance(guest, Mapping) and isinstance(guests, list):
         raw["guests"] = inherit(guest, guests)

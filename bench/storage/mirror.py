@@ -96,17 +96,20 @@ class Mirror:
                 elif self._dirty[block]:
                     found = block
                     break
-            if found is not None or postponed or self._busy or not self._dirty_count:
+            if found is not None or postponed or self._busy:
                 break
             self._end_round()
+            if not self._round:
+                break
         self._round += postponed
         return found
 
     def _end_round(self) -> None:
         """Everything of the round has arrived: what was written meanwhile is the next one."""
-        self.rounds.append({"blocks": self._sent_in_round, "dirty_blocks_after": self._dirty_count})
-        del self.rounds[:-1000]
-        self._sent_in_round = 0
+        if self._sent_in_round:
+            self.rounds.append({"blocks": self._sent_in_round, "dirty_blocks_after": self._dirty_count})
+            del self.rounds[:-1000]
+            self._sent_in_round = 0
         self.close = self.close or self._dirty_count <= CLOSE_BLOCKS
         self._round = [block for block in range(self._blocks - 1, -1, -1) if self._dirty[block]]
 

@@ -25,6 +25,11 @@ def test_a_cpu_load_is_so_many_processors_worth(cpu, workers, share):
     assert argv[:5] == ["stress-ng", "--cpu", workers, "--cpu-load", share]
 
 
+def test_a_named_host_inherits_from_the_default_one():
+    scenario = parse_scenario({"hosts": {"default": {"cpu": 1.5}, "h2": {"load": {"cpu": 0.1}}}}, "test")
+    assert (host_spec(scenario, "h2").cpu, host_spec(scenario, "h2").load.cpu) == (1.5, 0.1)
+
+
 def test_no_load_starts_nothing():
     assert stress_arguments(HostSpec()) == []
 
