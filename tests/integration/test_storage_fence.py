@@ -98,9 +98,7 @@ def lab():
         yield Lab(stack)
 
 
-@pytest.mark.parametrize(
-    "kind", [("shared", "raw"), ("shared", "qcow2"), ("shared", "vhd"), ("shared", "vhdx"), ("pass-through", "raw")]
-)
+@pytest.mark.parametrize("kind", [("shared", "raw"), ("shared", "qcow2"), ("pass-through", "raw")])
 def test_a_write_of_the_older_generation_is_refused_by_the_storage_side(lab, kind):
     lab.serve(kind)
     first, second = lab.hypervisor("h1"), lab.hypervisor("h2")
@@ -151,9 +149,8 @@ def test_a_source_that_gets_its_disk_back_goes_on_where_it_was(lab):
 
 
 @pytest.mark.parametrize("victim", ["image server", "storage server"])
-@pytest.mark.parametrize("form", ["raw", "qcow2"])
-def test_requests_survive_the_death_of_the_storage_side(lab, victim, form):
-    lab.serve(("shared", form))
+def test_requests_survive_the_death_of_the_storage_side(lab, victim):
+    lab.serve(("shared", "qcow2"))
     driver = lab.hypervisor("h1")
     driver.command("take")
     contents = {}
