@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.errors import ResultError
 from bench.output import RESULT
-from bench.records import SAMPLES_SUFFIX, StructuredArray, load_records
+from bench.records import SAMPLES_SUFFIX, TCP_SAMPLE, StructuredArray, load_records
 from bench.result import RunResult
 from bench.timeline import Event, Timeline
 
@@ -92,6 +92,12 @@ class Recording:
         """The records of one flow; None: it kept none. :raises ResultError: they are broken."""
         path = self.requests.get((host, flow))
         return None if path is None else load_records(path)
+
+    def samples(self, host: str, flow: str) -> StructuredArray | None:
+        """What the kernel said of one flow's connection; None: nobody looked. :raises ResultError: it is broken."""
+        path = self.path / "requests" / host / f"{flow}{SAMPLES_SUFFIX}"
+        known = (host, flow) in self.requests  # no path that a result makes up
+        return load_records(path, TCP_SAMPLE) if known and path.is_file() else None
 
     @property
     def captures(self) -> list[Path]:

@@ -17,6 +17,7 @@ from bench.report.html.markup import Markup, join, lines, tag
 from bench.report.html.page import disclosure, plot, section
 from bench.report.plots.bars import budgets, prediction, rounds
 from bench.report.plots.network import relearning, throughputs
+from bench.report.plots.tcp import timers_and_windows
 from bench.report.plots.timeline import origin_ns, timeline
 from bench.report.text import NOT_SEEN, after, count, duration
 from bench.result import MigrationResult, RunResult
@@ -36,15 +37,18 @@ def run_sections(recording: Recording, page_directory: Path, prefix: str = "") -
     """
     result, events = recording.result, recording.events
     records = _records(recording, result)
+    looked = {flow.name: recording.samples(flow.host, flow.name) for flow in result.flows}
+    samples = {name: some for name, some in looked.items() if some is not None and len(some)}
     shown = _telling(result)
     parts: list[tuple[str, str, Markup | None]] = [
         ("overview", "Overview", _overview(recording, shown)),
-        ("timeline", "Timeline", _timeline(result, events, records, prefix)),
+        ("timeline", "Timeline", _timeline(result, events, records, samples, prefix)),
         ("budget", "Outage", _budget(result, prefix)),
         ("relearning", "Relearning", _relearning(result, shown, prefix)),
         ("rounds", "Rounds", _rounds(shown, prefix)),
         ("throughput", "Throughput", _throughput(result, shown, records, prefix)),
         ("prediction", "Prediction", _prediction(result, shown, prefix)),
+        ("tcp", "TCP", _tcp(result, shown, samples, prefix)),
         (
             "flows",
             "Flows",
@@ -175,9 +179,13 @@ def _identity(result: RunResult) -> Markup:
 
 
 def _timeline(
-    result: RunResult, events: Sequence[Event], records: Mapping[str, StructuredArray], prefix: str
+    result: RunResult,
+    events: Sequence[Event],
+    records: Mapping[str, StructuredArray],
+    samples: Mapping[str, StructuredArray],
+    prefix: str,
 ) -> Markup:
-    figure, windows = timeline(result, events, records)
+    figure, windows = timeline(result, events, records, samples)
     buttons = [(window.name, window.begin_ms, window.end_ms) for window in [*windows[:-1][:MAX_BUTTONS], windows[-1]]]
     return section(
         f"{prefix}timeline",
@@ -252,6 +260,25 @@ def _throughput(
         plot(f"{prefix}plot-throughput", figure, title="Throughput of every flow over time"),
         tables.brownouts(cut),
         remark=_which(result, shown),
+    )
+
+
+def _tcp(
+    result: RunResult, shown: MigrationResult, samples: Mapping[str, StructuredArray], prefix: str
+) -> Markup | None:
+    """Timers, windows and verdicts."""
+    told = [flow for flow in result.flows if flow.verdict is not None]
+    zero = origin_ns(result)
+    window = [(shown.start_ns - zero) / 1e6, (shown.end_ns - zero) / 1e6 + 1000]
+    figure = timers_and_windows(samples, zero, window)
+    if figure is None and not told:
+        return None
+    return section(
+        f"{prefix}tcp",
+        "What became of the connections",
+        plot(f"{prefix}plot-tcp", figure, title="Retransmission timers and congestion windows") if figure else None,
+        tables.fates(told) if told else None,
+        remark="what the kernel said at the clients; waited: of the outage, for the retransmission timer",
     )
 
 

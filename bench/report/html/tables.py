@@ -142,6 +142,28 @@ def flows(items: Sequence[FlowResult]) -> Markup:
     return join([table(head, rows, left=3, marks=marks), _more(len(items))])
 
 
+def fates(items: Sequence[FlowResult]) -> Markup:
+    """What became of each flow, and how close its connection came to its end."""
+    kinds = {"undisturbed": "good", "delayed": "warn"}
+    rows = []
+    for flow in items[:MAX_ROWS]:
+        tcp = flow.tcp
+        cells: list[object] = [""] * 9
+        if tcp is not None:
+            cells = [
+                duration(tcp.rtt_ns),
+                duration(tcp.rto_ns),
+                f"{tcp.cwnd:,}",
+                f"{tcp.timeouts:,}",
+                f"{tcp.retransmits:,}",
+                *("" if ns is None else duration(ns) for ns in (tcp.wait_ns, tcp.saved_ns, tcp.survivable_ns)),
+                "" if tcp.used is None else f"{tcp.used:.2%}",
+            ]
+        rows.append([flow.name, badge(str(flow.verdict), kinds.get(str(flow.verdict), "bad")), *cells])
+    head = ["flow", "verdict", "round trip", "timer", "window", "timeouts", "sent again", "waited"]
+    return table([*head, "5 ms timer saves", "survives, by theory", "of it used"], rows, left=2)
+
+
 def budgets(items: Sequence[FlowResult]) -> Markup:
     """Stages as rows, flows as columns, the sum and the measured outage below."""
     shown = [flow for flow in items if flow.budget][:40]

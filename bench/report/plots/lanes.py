@@ -30,8 +30,14 @@ class Bar:
     hover: str
 
 
-def lanes(result: RunResult, events: Sequence[Event], zero: int, span: tuple[int, int]) -> list[dict[str, Any]]:
-    """The traces of all lanes, from the top down.
+def lanes(
+    result: RunResult,
+    events: Sequence[Event],
+    zero: int,
+    span: tuple[int, int],
+    more: tuple[list[Bar], list[dict[str, Any]]] = ([], []),
+) -> list[dict[str, Any]]:
+    """The traces of all lanes, from the top down; those of *more* (bars and marks) below.
 
     :param zero: the time axis' zero in CLOCK_MONOTONIC ns; *span*: of the whole run.
     """
@@ -52,6 +58,8 @@ def lanes(result: RunResult, events: Sequence[Event], zero: int, span: tuple[int
             bars += own_bars
             marks += own_marks
             marks += _neighbours(which, one, zero)
+    bars += more[0]
+    marks += more[1]
     order = list(dict.fromkeys(bar.lane for bar in bars))
     return [_drawn(bars[:MAX_BARS], order, zero), *marks]
 

@@ -23,6 +23,7 @@ from bench.report.plots.parts import (
     milliseconds,
     ms,
 )
+from bench.report.plots.tcp import tcp_lanes
 from bench.report.text import duration
 from bench.result import FlowResult, MigrationResult, RunResult
 from bench.timeline import Event
@@ -70,18 +71,21 @@ def windows(result: RunResult, begin_ns: int, end_ns: int) -> list[Window]:
 
 
 def timeline(
-    result: RunResult, events: Sequence[Event], records: Mapping[str, StructuredArray]
+    result: RunResult,
+    events: Sequence[Event],
+    records: Mapping[str, StructuredArray],
+    samples: Mapping[str, StructuredArray] | None = None,
 ) -> tuple[Figure, list[Window]]:
     """The figure, zoomed to the first switchover, and what its buttons show.
 
-    :param records: of each flow, by its name; flows without are left out.
+    :param records: of each flow, by its name; flows without are left out. *samples*: of their connections.
     """
     zero = origin_ns(result)
     migrations = result.migrations or [result]
     detail = Detail.around(migrations)
     begin_ns, end_ns = _span(result, records)
     flows = [flow for flow in result.flows if flow.name in records and len(records[flow.name])][:MAX_FLOWS]
-    upper = lanes(result, events, zero, (begin_ns, end_ns))
+    upper = lanes(result, events, zero, (begin_ns, end_ns), tcp_lanes(samples or {}, zero))
     names = lane_names(upper)
     heights = [LANE_PX * max(1, len(names)) + 10, *[FLOW_PX] * len(flows)]
     total = sum(heights) + GAP_PX * len(heights) + 30

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from made_up import MS, RESUME, flow, link, migration, result
@@ -12,6 +13,7 @@ from made_up_run import write_run
 from bench.analysis.comparison import compare_runs
 from bench.errors import ResultError
 from bench.recording import Recording
+from bench.records import SAMPLES_SUFFIX, TCP_SAMPLE
 from bench.report.html.comparison import comparison_page
 from bench.report.html.report import report_page
 
@@ -63,6 +65,25 @@ def test_what_the_network_s_witnesses_saw_is_drawn(tmp_path: Path) -> None:
     assert "told by" not in page  # no switch has it
     lanes = {lane for trace in figures(page)["plot-timeline"]["data"] for lane in trace["y"]}  # type: ignore[attr-defined]
     assert {"neighbours", "announce", "s1"} <= lanes
+
+
+def test_what_the_kernel_said_of_connections_is_drawn(tmp_path: Path) -> None:
+    tcp = {"rto_ns": 204 * MS, "rtt_ns": MS, "cwnd": 10, "samples": 5, "timeouts": 1, "used": 0.0003}
+    one = migration(flows=[flow("udp-echo"), flow("tcp-request", verdict="delayed", tcp=tcp)])
+    run = write_run(tmp_path / "run", **{**one, "migrations": [one]})
+    samples = np.zeros(5, TCP_SAMPLE)
+    samples["t_ns"] = RESUME + np.arange(5) * 10 * MS
+    samples["rto_us"], samples["cwnd"], samples["state"] = 204_000, 10, 1
+    samples["backoff"], samples["ca_state"], samples["retransmits"] = [0, 1, 2, 0, 0], [0, 4, 4, 3, 0], [0, 1, 2, 2, 2]
+    np.save(run / "requests" / "c1" / f"tcp-request{SAMPLES_SUFFIX}", samples, allow_pickle=False)
+    page = report_page([Recording(run)], tmp_path)
+    found = figures(page)
+    bars = found["plot-timeline"]["data"][0]  # type: ignore[index]
+    own = [text for lane, text in zip(bars["y"], bars["text"], strict=True) if lane == "tcp-request TCP"]
+    assert own == ["loss", "loss", "recovery"]
+    go.Figure(colored(found["plot-tcp"]))
+    assert "delayed" in page
+    assert "0.03%" in page
 
 
 def test_what_a_result_lacks_is_left_out(tmp_path: Path) -> None:
