@@ -408,7 +408,8 @@ class BlockLayer:
 
         with contextlib.suppress(StorageError):  # one is under way, for all disks
             order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
-            self._control(server).ask(order, answered)
+            at_least = max(self._generations.values(), default=0)
+            self._control(server).ask({**order, "at_least": at_least}, answered)
 
     def _begin_mirror(self, number: int, server: str) -> None:
         source = self._exports[number]

@@ -117,7 +117,8 @@ class Fence:
     # who may write
 
     async def change(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Carry out one OPT_GRANT: ``{"do": "status"|"release"|"raise", "guest", "holder", "generation"}``.
+        """Carry out one OPT_GRANT: ``{"do": "status"|"release"|"raise", "guest", "holder", "generation",
+        "at_least"}``.
 
         :raises StorageError: when it is refused; nothing has changed then.
         """
@@ -133,7 +134,8 @@ class Fence:
             if what == "release":
                 fresh.release(holder, generation)
             elif what == "raise":
-                fresh.raise_to(holder, generation)
+                at_least = order.get("at_least", 0)
+                fresh.raise_to(holder, generation, at_least if isinstance(at_least, int) else 0)
             else:
                 raise StorageError(f"unknown grant order {str(what)[:40]!r}")
             self._files[guest].save(fresh)

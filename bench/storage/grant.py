@@ -48,16 +48,17 @@ class Grant:
             )
         self.released = True
 
-    def raise_to(self, holder: str, expected: int) -> None:
+    def raise_to(self, holder: str, expected: int, at_least: int = 0) -> None:
         """*holder* gets the disks if the generation is still *expected*; from now on all before it are refused.
 
+        :param at_least: of the new generation: a copy's must not be behind the disk's that it is made of.
         :raises StorageError: when it is not.
         """
         if expected != self.generation:
             raise StorageError(
                 f"{holder} cannot take the disks of {self.guest} from generation {expected}: {self.describe()}"
             )
-        self.holder, self.generation, self.released = holder, expected + 1, False
+        self.holder, self.generation, self.released = holder, max(expected + 1, at_least), False
 
     def describe(self) -> str:
         state = ", released" if self.released else ""

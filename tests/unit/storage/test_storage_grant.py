@@ -23,6 +23,12 @@ def test_a_raise_from_another_generation_is_refused_and_changes_nothing():
     assert grant == Grant("g1", "h1", 4)
 
 
+def test_a_copy_is_never_behind_the_disk_that_it_is_made_of():
+    grant = Grant("g1", "h2", 1)
+    grant.raise_to("h1", 1, at_least=7)
+    assert grant.serves("h1", 7)
+
+
 def test_a_released_grant_serves_nobody_until_it_is_raised():
     grant = Grant("g1", "h1", 4)
     grant.release("h1", 4)
