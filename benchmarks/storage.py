@@ -1,5 +1,5 @@
-"""Disks over a shaped link (1 Gbit/s, 0.2 ms each way where the kernel can): our block layer and fence against nbdcopy
-to a bare qemu-nbd on the same link, the handover of control, and the copy of a local disk against its lower bound.
+"""Disks over a link of 1 Gbit/s: our block layer and fence against nbdcopy to a bare qemu-nbd on the same link, the
+handover of control, and the copy of a local disk against its lower bound.
 
 Images lie in memory (/dev/shm), so that the disk of this machine is not what is measured. As root.
 """
@@ -77,7 +77,7 @@ def measure() -> list[dict[str, Any]]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
         here, there = (namespace(stack, directory / f"{name}.log") for name in "ab")
-        spec = LinkSpec.model_validate({"bandwidth": "1Gbit", "delay": "0.2ms"})
+        spec = LinkSpec.model_validate({"bandwidth": "1Gbit"})
         factory = LinkFactory(lambda _first, _second: spec, log=directory / "line.log")
         stack.callback(factory.stop)
         ends = [End(end, f"{end}-eth0", pid) for end, pid in zip("ab", (here, there), strict=True)]

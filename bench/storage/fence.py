@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from bench.storage.grant import Grant, GrantFile
 
 BUFFER_BYTES: Final = nbd.MAX_PAYLOAD_BYTES
 HANDSHAKE_S: Final = 10.0
+_SO_SNDBUFFORCE: Final = 32
 MAX_IN_FLIGHT: Final = 256  # of one connection
 
 Notify = Callable[..., object]
@@ -239,6 +241,8 @@ class Fence:
     async def _transmit(self, name: nbd.ExportName, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = self._backends[name.guest, name.disk]
         back_reader, back_writer = await asyncio.open_unix_connection(str(path), limit=BUFFER_BYTES)
+        with contextlib.suppress(OSError):  # a whole request at once, rather than in pieces
+            back_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER_BYTES)
         link = Link(name, writer, back_writer)
         try:
             size_bytes, flags = await asyncio.wait_for(_go(back_reader, back_writer), HANDSHAKE_S)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from bench.storage.export import FLUSH, READ, WRITE, ZERO, Export, Request
 
-BLOCK_BYTES: Final = 256 << 10
+BLOCK_BYTES: Final = 512 << 10
 PARALLEL: Final = 12
-CLOSE_BLOCKS: Final = 16
+CLOSE_BLOCKS: Final = 8
 MAX_ROUNDS: Final = 30
 
 
