@@ -64,7 +64,8 @@ def _bars(lane: str, some: StructuredArray, zero: int) -> list[Bar]:
             continue
         doubled = f"<br>timer doubled {count(backoff, 'time')}" if backoff else ""
         hover = f"<b>{lane}</b>: {_STATES[state]}{doubled}<br>{duration(end - begin)}, from {after(begin, zero)}"
-        bars.append(Bar(lane, begin, end, BAD if backoff else _COLORS[state], _STATES[state], hover))
+        shown = f"timer x {2**backoff}" if backoff else _STATES[state]
+        bars.append(Bar(lane, begin, end, BAD if backoff else _COLORS[state], shown, hover))
     return bars
 
 

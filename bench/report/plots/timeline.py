@@ -88,7 +88,7 @@ def timeline(
     upper = lanes(result, events, zero, (begin_ns, end_ns), tcp_lanes(samples or {}, zero))
     names = lane_names(upper)
     heights = [LANE_PX * max(1, len(names)) + 10, *[FLOW_PX] * len(flows)]
-    total = sum(heights) + GAP_PX * len(heights) + 30
+    total = sum(heights) + GAP_PX * (len(heights) - 1) + 10
     domains = _domains(heights, total)
     layout: dict[str, Any] = {
         "yaxis": axis(
@@ -139,7 +139,7 @@ def timeline(
         layout["shapes"] += _outages(migrations, flow.name, zero, f"y{number}", color)
     found = windows(result, begin_ns, end_ns)
     layout["xaxis"]["range"] = [found[0].begin_ms, found[0].end_ms]
-    return figure(data, total, **layout), found
+    return figure(data, total + 50, **layout), found
 
 
 def _span(result: RunResult, records: Mapping[str, StructuredArray]) -> tuple[int, int]:

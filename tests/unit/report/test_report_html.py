@@ -80,7 +80,7 @@ def test_what_the_kernel_said_of_connections_is_drawn(tmp_path: Path) -> None:
     found = figures(page)
     bars = found["plot-timeline"]["data"][0]  # type: ignore[index]
     own = [text for lane, text in zip(bars["y"], bars["text"], strict=True) if lane == "tcp-request TCP"]
-    assert own == ["loss", "loss", "recovery"]
+    assert own == ["timer x 2", "timer x 4", "recovery"]
     go.Figure(colored(found["plot-tcp"]))
     assert "delayed" in page
     assert "0.03%" in page
