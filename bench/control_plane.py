@@ -16,7 +16,8 @@ from bench.scenario import Scenario
 
 CONTROLLER_PORT: Final = 6653
 CONNECT_NS: Final = 30 * NS_PER_S
-RELAY_SOCKET: Final = "controller.sock"
+# Open vSwitch connects to a Unix socket below its own directory only (vswitchd/bridge.c).
+RELAY_SOCKET: Final = "ovs/controller.sock"
 
 
 class ControlPlane:

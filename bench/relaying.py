@@ -23,7 +23,9 @@ def relayed(scenario: Scenario, run_directory: Path) -> Iterator[None]:
         return
     logs = run_directory / "logs"
     logs.mkdir(exist_ok=True)
-    relay = Relay(run_directory / RELAY_SOCKET, address, logs / "relay.log")
+    path = run_directory / RELAY_SOCKET
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    relay = Relay(path, address, logs / "relay.log")
     relay.start()
     try:
         yield

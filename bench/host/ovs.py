@@ -276,4 +276,6 @@ class OpenVSwitch:
 
         target = f"tcp:127.0.0.1:{controller_port}" if controller_port is not None else controller_target
         members = {"ovs": self, "controller_target": target, "isSetup": True}
+        if controller_target is not None:  # nobody knows what it speaks
+            members["default_protocols"] = "OpenFlow10,OpenFlow13"
         return type("BenchSwitch", (BenchSwitch,), members)

@@ -36,10 +36,11 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
 
     ovs: OpenVSwitch
     controller_target: str | None = None
+    default_protocols = "OpenFlow13"
     OVSVersion = "3.0"  # Mininet compares it with 1.10 only
 
     def __init__(self, name: str, **params: Any) -> None:
-        params.setdefault("protocols", "OpenFlow13")
+        params.setdefault("protocols", self.default_protocols)
         params["datapath"] = self.ovs.datapath
         self._asked_fail_mode = params.get("failMode")
         self._bond: str | None = params.pop("bond", None)

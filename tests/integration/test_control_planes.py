@@ -114,7 +114,8 @@ def _test_controller(directory: Path) -> Path:
 def foreign_controller(tmp_path: Path) -> Iterator[str]:
     program = _test_controller(tmp_path)
     port = 16_653
-    child = subprocess.Popen([program, f"ptcp:{port}:127.0.0.1"], stderr=subprocess.DEVNULL)
+    argv = [program, f"ptcp:{port}:127.0.0.1", f"--unixctl={tmp_path / 'control'}"]
+    child = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
         address = f"tcp:127.0.0.1:{port}"
         wait_until(lambda: not reachable(address), Deadline(10 * NS_PER_S), "the controller listens")

@@ -84,7 +84,7 @@ def test_a_firewall_that_forgets_kills_connections(tmp_path: Path) -> None:
 
 
 def test_the_fdb_flaps_back_after_a_single_rarp(tmp_path: Path) -> None:
-    sick, cured = pair(tmp_path, "fdb-flap", "run.repeat=4")
+    sick, cured = pair(tmp_path, "fdb-flap", "run.repeat=8")
     flapped = [max(switch.flapped for switch in migration.relearn.switches) for migration in sick.result().migrations]
     worst = max(stages(flow).get("relearned", 0) for item in sick.result().migrations for flow in item.flows)
     assert any(flapped) or worst > 500, (flapped, worst)
