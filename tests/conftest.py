@@ -12,12 +12,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests that press Ctrl-C
+# need it as a terminal has it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing() -> str:

@@ -190,8 +190,8 @@ class Sender:
     def __init__(self, data: bytes) -> None:
         self.stream = Stream(data)
 
-    def read_exactly(self, count: int) -> bytes:
-        return self.stream.read_exactly(count)
+    def read_into(self, view: memoryview) -> None:
+        view[:] = self.stream.read_exactly(view.nbytes)
 
 
 def require_only_these_pages_change(kind, codec, payload, pages):
