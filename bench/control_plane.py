@@ -146,10 +146,12 @@ class ControlPlane:
         if self.ovs is None:
             return {"bridges": {name: list(names) for name, names in ports.items()}}
         numbers = {name: {str(number): port for port, number in names.items()} for name, names in ports.items()}
-        if self._spec.is_process or self._spec.app == "external":
-            return {"flows": [{"switch": name, "env": self.ovs.env, "ports": numbers[name]} for name in ports]}
         socket = str(self.ovs.control_path())
-        return {"fdb": [{"switch": name, "socket": socket, "ports": numbers[name]} for name in ports]}
+        flows = [{"switch": name, "env": self.ovs.env, "ports": numbers[name]} for name in ports]
+        fdb = [{"switch": name, "socket": socket, "ports": numbers[name]} for name in ports]
+        if self._spec.app == "external":  # its flows may say where a frame goes, or leave that to the FDB (NORMAL)
+            return {"flows": flows, "fdb": fdb}
+        return {"flows": flows} if self._spec.is_process else {"fdb": fdb}
 
     def switch_pid(self) -> int | None:
         """The process whose packet sockets carry all frames: ovs-vswitchd of the userspace datapath."""
