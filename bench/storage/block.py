@@ -37,6 +37,7 @@ from typing import Any, Final, Protocol
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, DeadlineError, StorageError
 from bench.host.channel import Channel, ChannelClosed, Message
+from bench.host.kernel import set_parent_death_signal
 from bench.host.timer import TimerFd, set_timer_slack_ns
 from bench.storage import ring
 from bench.storage.control import Control
@@ -475,6 +476,7 @@ def main() -> int:
     parser.add_argument("--channel-fd", type=int, required=True)
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops when
+    set_parent_death_signal(signal.SIGKILL)  # the device goes with its guest, whatever it is waiting for
     set_timer_slack_ns(1)
     with contextlib.suppress(ChannelClosed):
         BlockLayer(Channel.from_fd(options.channel_fd, "guest")).run()
