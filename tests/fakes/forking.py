@@ -95,6 +95,11 @@ def popen(args: Sequence[str], **options: Any) -> Any:
         _become(netns_pid, options)
         sys.argv = words[2:]
         sys.modules.pop(words[2], None)  # as it is when an interpreter starts with it
+        # pytest rewrites the modules of a package that brings a plugin, which ours does, and its loader has no code for
+        # runpy; a new interpreter has no such thing.
+        sys.meta_path[:] = [
+            finder for finder in sys.meta_path if type(finder).__module__ != "_pytest.assertion.rewrite"
+        ]
         warnings.resetwarnings()
         runpy.run_module(words[2], run_name="__main__", alter_sys=True)
         status = 0
