@@ -141,14 +141,15 @@ def with_moving_guest(
     *,
     content: Mapping[str, float] = RANDOM,
     workload: Mapping[str, Any] = IDLE,
+    delay: str = "0ms",
 ) -> int:
-    """Run *body* in a sandbox on a testbed whose links have *bandwidth*; returns the exit code.
+    """Run *body* in a sandbox on a testbed whose links have *bandwidth* and *delay*; returns the exit code.
 
     :param content, workload: of the guest, as in a scenario.
     """
     scenario = parse_scenario(
         {
-            "links": {"default": {"bandwidth": bandwidth}},
+            "links": {"default": {"bandwidth": bandwidth, "delay": delay}},
             "calibration": {"enabled": False},
             "controller": {"app": "standalone"},
             "guest": {
