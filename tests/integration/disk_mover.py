@@ -94,7 +94,7 @@ class DiskMover(Mover):
             server.stop()
         path = self.lab.directory / "images" / expected["server"] / f"g.vda.{self.form}"
         found = read_disk(path, self.form, expected)
-        assert found.problems == []
+        assert found.problems == [], found.problems
         assert expected["workload"]["wrong_reads"] == expected["workload"]["failed"] == 0
         numbers = [_number(payload) for payload in found.payloads if payload.startswith(b"*3\r\n$3\r\nSET")]
         assert numbers == list(range(1, len(numbers) + 1))  # once each, in order

@@ -11,7 +11,7 @@ from bench.clock import NS_PER_MS
 from bench.result import FlowResult, RunResult
 from bench.scenario import load_scenario
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]  # milliseconds of outages are told apart
 
 FIELD = Path(__file__).parents[2] / "scenarios" / "field"
 QUICK = ("calibration.enabled=false",)
