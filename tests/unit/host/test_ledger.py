@@ -153,6 +153,7 @@ def test_another_boot_means_dead(base: Path) -> None:
         '{"schema": "migration-bench/ledger/1"}',
         "x" * (2 << 20),
     ],
+    ids=["empty", "cut", "list", "deep", "other", "bare", "large"],
 )
 def test_broken_ledgers_are_reported_and_left_alone(base: Path, text: str) -> None:
     run_id = leave_dead_run(base)
