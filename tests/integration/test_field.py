@@ -16,13 +16,15 @@ pytestmark = [pytest.mark.root, pytest.mark.alone]  # milliseconds of outages ar
 FIELD = Path(__file__).parents[2] / "scenarios" / "field"
 QUICK = ("calibration.enabled=false",)
 
-# Scenario -> the stage of the budget that its outage goes to, and how long that takes at least, in ms.
+# Scenario -> the stage of the budget that its outage goes to, and how long that takes at least, in ms. What the guest
+# answers while it still knows the old gateway is lost, or waits in its kernel for the new one's address: the client
+# then waits for a later probe, or for that reply.
 SICK = {
     "unannounced": ("relearned", 1000),
     "late-wiring": ("port wired", 2900),
     "announced-too-early": ("relearned", 500),
     "lost-rarps": ("relearned", 1000),
-    "stale-gateway": ("client's wait", 800),
+    "stale-gateway": ("client's wait or reply", 800),
     "two-holders": ("relearned", 800),
     "rto-backoff": ("client's wait", 1800),
 }
@@ -65,12 +67,13 @@ def test_it_is_sick_for_the_named_reason_and_cured(name: str, tmp_path: Path) ->
     if name == "rto-backoff" and not Path("/proc/sys/net/ipv4/tcp_rto_max_ms").exists():
         pytest.skip("this kernel has no tcp_rto_max_ms (Linux 6.15)")
     sick, cured = pair(tmp_path, name)
-    stage, least_ms = SICK[name]
+    named, least_ms = SICK[name]
+    at = named.split(" or ")
     parts = stages(only_flow(sick.result()))
-    assert max(parts, key=lambda part: parts[part]) == stage, parts
-    assert parts[stage] >= least_ms, parts
+    assert max(parts, key=lambda part: parts[part]) in at, parts
+    assert sum(parts[stage] for stage in at) >= least_ms, parts
     healed = stages(only_flow(cured.result()))
-    assert healed.get(stage, 0) < least_ms // 2, healed
+    assert sum(healed.get(stage, 0) for stage in at) < least_ms // 2, healed
 
 
 def test_a_firewall_that_forgets_kills_connections(tmp_path: Path) -> None:
