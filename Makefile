@@ -35,7 +35,9 @@ test: APT_PACKAGES += openssh-client $(if $(shell grep -x ID=debian /etc/os-rele
 test: APT_PACKAGES += $(if $(CI)$(if $(wildcard /run/systemd/system),,none),openssh-server)
 test: setup ## run every check and every test (as root)
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) || { \
+	  echo "what failed beside other tests is tried once more, one at a time: look above for why it failed"; \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 check: setup ## style, types and the layering rules
 	$(BIN)/ruff check .
