@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bench.cli.app import app
-from bench.cli.common import REFERENCE, conclude, find_scenario, notices_raise
+from bench.cli.common import STOPPED, conclude, find_scenario, notices_raise
 from bench.errors import ScenarioError
 from bench.output import OutputDirectory
 from bench.series import load_scenarios
@@ -39,7 +39,7 @@ def survival(
     from bench.survival.lab import Lab  # noqa: PLC0415
 
     require_root()
-    path = find_scenario(scenario if scenario != REFERENCE or Path(scenario).exists() else "reference")
+    path = find_scenario(scenario)
     one = load_scenarios(path, list(settings or []))[0]  # how a guest would move does not matter
     plan = make_plan(one, str(path))
     if not plan.clients:
@@ -61,6 +61,6 @@ def survival(
             code = run_in_sandbox(inside)
     finally:
         conclude(directory, console)
-    if code > 128:
+    if code > STOPPED:
         print("bench: the laboratory was stopped", file=sys.stderr)  # noqa: T201
     raise typer.Exit(code)
