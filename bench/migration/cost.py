@@ -8,6 +8,8 @@ One object per lever that was on, each with what it saved on the wire and what i
                  saved_bytes, cpu_ns, time_ns}
     streams      {count, joined_ns, bytes, pages, retransmits, window_limited_ns: each a list, one of each stream}
     throttle, dirty_limit                                                          see bench.migration.throttle
+    max_bandwidth {limit_bps, time_ns}                                             waited so as to keep to it
+    announce_delay {time_ns}                                                       how much later it began
     unpacking    {cpu_ns, time_ns}                                                 at the destination
     security     {carrier, connections, handshake_ns, wire_bytes, overhead_bytes, cpu_ns, time_ns,
                  destination: {cpu_ns, refused}}                                   of TLS and SSH

@@ -24,6 +24,8 @@ class Levers:
     :param dirty_limit_bytes_per_s: per vCPU; 0 for none.
     :param cgroup: a control group of the run's own with a CPU controller, below which groups for vCPUs are made; empty
         for none, so that vCPUs are paused for a share of each period instead.
+    :param announce_delay_ns: how much later than without it the announcement begins; the guest is told so by its
+        announcement, the engine only counts it.
     """
 
     zero_pages: bool = True
@@ -36,6 +38,7 @@ class Levers:
     throttle_late: bool = False
     dirty_limit_bytes_per_s: int = 0
     cgroup: str = ""
+    announce_delay_ns: int = 0
 
     @classmethod
     def from_json(cls, migration: Mapping[str, Any]) -> Levers:
@@ -51,6 +54,7 @@ class Levers:
             throttle_late=migration.get("on_no_convergence") == "throttle",
             dirty_limit_bytes_per_s=_get(migration, "dirty_limit_bytes_per_s", 0, MAX_DIRTY_LIMIT),
             cgroup=_get(migration, "cgroup", ""),
+            announce_delay_ns=_get(migration, "announce_delay_ns", 0),
         )
         load_codec(levers.compression, levers.compression_level, levers.compression_threads)
         return levers

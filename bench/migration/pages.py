@@ -55,6 +55,8 @@ class PageSender:
         self._zero_meter = Meter()
         self._zero_pages = 0
         self._zero_bytes = 0
+        self._limit_bps = pacer.rate_bps
+        self._paced_ns = 0
 
     # what a subclass may do otherwise
 
@@ -75,6 +77,8 @@ class PageSender:
     def cost(self) -> dict[str, Any]:
         """What each lever of this sender saved and took, JSON-able: see :mod:`bench.migration.cost`."""
         cost = self.outlet.cost()
+        if self._limit_bps:
+            cost["max_bandwidth"] = {"limit_bps": self._limit_bps, "time_ns": self._paced_ns}
         if not self.find_zeros:
             return cost
         saved = self._zero_pages * wire.PAGE_BYTES - self._zero_bytes
@@ -109,9 +113,10 @@ class PageSender:
         totals.zero_pages += zeros
         totals.sent_bytes += sent
         due_ns = self.pacer.sent(sent, now_ns())
-        wait_ns = due_ns - now_ns()
-        if wait_ns > 0:
-            self.outlet.pause(Deadline(wait_ns))
+        begin_ns = now_ns()
+        if due_ns > begin_ns:
+            self.outlet.pause(Deadline(due_ns - begin_ns))
+            self._paced_ns += now_ns() - begin_ns
 
     def _zeros(self, rows: Words) -> npt.NDArray[np.bool_]:
         if not self.find_zeros:

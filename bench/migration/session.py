@@ -80,6 +80,9 @@ class Session:
             if self._rounds is not None and self._guest.throttler is not None:
                 cost = {**self._rounds.sender.cost(), **self._guest.throttler.cost(), **unpacking(self._unpacking)}
                 self.outcome.cost |= cost
+            delay_ns = self.order.levers.announce_delay_ns
+            if delay_ns and self.outcome.state is State.COMPLETED:
+                self.outcome.cost["announce_delay"] = {"time_ns": delay_ns}
         return self.outcome
 
     def _set_up(self, stack: contextlib.ExitStack) -> None:

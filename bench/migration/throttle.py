@@ -7,8 +7,11 @@ limit times their number, by capping how often they write.
 
 :class:`AutoConverge` and :class:`DirtyLimit` are pure; :class:`Throttler` acts on the guest, and reports in ``cost``::
 
-    throttle    {mechanism, percent, throttled_ns, steps: [{t_ns, percent}]}
-    dirty_limit {mechanism, limit_bytes_per_s, most_bytes_per_s, last_bytes_per_s, writes_per_s}     of all vCPUs
+    throttle    {mechanism, percent, throttled_ns, guest_cpu_ns, steps: [{t_ns, percent}]}
+    dirty_limit {mechanism, limit_bytes_per_s, most_bytes_per_s, last_bytes_per_s, writes_per_s, capped_ns}
+
+``throttled_ns``, ``capped_ns``: how long the guest was held back; ``guest_cpu_ns``: the CPU time that its vCPUs could
+not have meanwhile. Rates are those of all vCPUs together.
 """
 
 from __future__ import annotations
@@ -118,15 +121,17 @@ class Throttler:
         self._auto = AutoConverge(now)
         self._limit = DirtyLimit(levers.dirty_limit_bytes_per_s * self._vcpus)
         self._mechanism = ""
+        self._percent = 0  # that holds now
         self._steps: list[dict[str, int]] = []
-        self._throttled_ns = 0
-        self._on_ns: int | None = None
+        self._throttled_ns = self._withheld_ns = 0
+        self._on_ns: int | None = None  # since when the present percentage holds
         # the window of the dirty limit's next sample
         self._window_ns = now
         self._window_pages = 0
         self._peeked = 0
         self._writes: int | None = None
-        self._capped = False
+        self._capped_since_ns: int | None = None
+        self._capped_ns = 0
         self._most_rate = self._last_rate = 0
 
     def during_round(self, tracker: DirtyTracker | None) -> None:
@@ -155,33 +160,31 @@ class Throttler:
 
     def release(self) -> None:
         """Let the vCPUs run. Idempotent. :raises BenchError: when the guest does not answer; it ends then by itself."""
-        if self._on_ns is not None:
-            self._throttled_ns += max(0, now_ns() - self._on_ns)
-            self._on_ns = None
+        throttled, capped = self._on_ns is not None, self._capped_since_ns is not None
+        self.ended(now_ns())
+        if throttled:
             self._guest.throttle(FULL_PPM)
             self._report("throttle", percent=0, mechanism=self._mechanism)
-        if self._capped:
-            self._capped = False
+        if capped:
             self._guest.cap_writes(0)
             self._report("dirty_limit", writes_per_s=0)
 
     def ended(self, at_ns: int) -> None:
         """The guest was paused, which ended the throttle."""
-        if self._on_ns is not None:
-            self._throttled_ns += max(0, at_ns - self._on_ns)
-            self._on_ns = None
-        self._capped = False
+        self._add_up(at_ns)
+        self._on_ns = self._capped_since_ns = None
 
     def cost(self) -> dict[str, Any]:
         """See this module."""
         levers = self._levers
+        self._add_up(now_ns())
         cost: dict[str, Any] = {}
         if levers.auto_converge or levers.throttle_late:
-            running_ns = 0 if self._on_ns is None else now_ns() - self._on_ns
             cost["throttle"] = {
                 "mechanism": self._mechanism,
                 "percent": self._auto.percent,
-                "throttled_ns": self._throttled_ns + running_ns,
+                "throttled_ns": self._throttled_ns,
+                "guest_cpu_ns": self._withheld_ns,
                 "steps": self._steps,
             }
         if levers.dirty_limit_bytes_per_s:
@@ -191,6 +194,7 @@ class Throttler:
                 "most_bytes_per_s": self._most_rate,
                 "last_bytes_per_s": self._last_rate,
                 "writes_per_s": self._limit.writes_per_s,
+                "capped_ns": self._capped_ns,
             }
         return cost
 
@@ -209,14 +213,26 @@ class Throttler:
         self._last_rate = rate
         if self._limit.sample(rate, (writes - before) * NS_PER_S // elapsed_ns):
             self._guest.cap_writes(-(-self._limit.writes_per_s // self._vcpus))
-            self._capped = True
+            if self._capped_since_ns is None:
+                self._capped_since_ns = now_ns()
             self._report("dirty_limit", writes_per_s=self._limit.writes_per_s, dirty_bytes_per_s=rate)
+
+    def _add_up(self, at_ns: int) -> None:
+        """What holds now has held until *at_ns*."""
+        if self._on_ns is not None:
+            elapsed_ns = max(0, at_ns - self._on_ns)
+            self._throttled_ns += elapsed_ns
+            self._withheld_ns += elapsed_ns * self._percent * self._vcpus // 100
+            self._on_ns = at_ns
+        if self._capped_since_ns is not None:
+            self._capped_ns += max(0, at_ns - self._capped_since_ns)
+            self._capped_since_ns = at_ns
 
     def _apply(self) -> None:
         percent = self._auto.percent
         self._mechanism = self._guest.throttle((100 - percent) * (FULL_PPM // 100), self._levers.cgroup)
         now = now_ns()
-        if self._on_ns is None:
-            self._on_ns = now
+        self._add_up(now)
+        self._on_ns, self._percent = now, percent
         self._steps.append({"t_ns": now, "percent": percent})
         self._report("throttle", now, percent=percent, mechanism=self._mechanism)

@@ -73,6 +73,7 @@ class EnginePlans:
                 "streams": migration.streams,
                 "auto_converge": migration.auto_converge,
                 "dirty_limit_bytes_per_s": migration.dirty_limit,
+                "announce_delay_ns": migration.announce_delay,
                 "cgroup": self._throttle_cgroup(),
             },
             announce=guests.announcement(name, migration.announce_delay, faulty=True),

@@ -16,6 +16,7 @@ from rich.text import Text
 from bench.analysis.expectations import describe
 from bench.report.budget import print_budget
 from bench.report.fate import print_fates
+from bench.report.levers import print_levers
 from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
 from bench.report.prediction import print_prediction
@@ -86,6 +87,7 @@ def _print_details(migration: MigrationResult, console: Console) -> None:
         _print_phases(migration, console)
     if migration.rounds:
         _print_rounds(migration.rounds, console)
+    print_levers(migration.cost, console)
     if migration.prediction is not None:
         print_prediction(migration, migration.prediction, console)
     if migration.relearn.switches or migration.relearn.announce_ns is not None:

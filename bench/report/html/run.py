@@ -15,6 +15,7 @@ from bench.records import StructuredArray
 from bench.report.html import tables
 from bench.report.html.markup import Markup, join, lines, tag
 from bench.report.html.page import disclosure, plot, section
+from bench.report.levers import REMARK, lever_rows
 from bench.report.plots.bars import budgets, prediction, rounds
 from bench.report.plots.network import relearning, throughputs
 from bench.report.plots.tcp import timers_and_windows
@@ -46,6 +47,7 @@ def run_sections(recording: Recording, page_directory: Path, prefix: str = "") -
         ("budget", "Outage", _budget(result, prefix)),
         ("relearning", "Relearning", _relearning(result, shown, prefix)),
         ("rounds", "Rounds", _rounds(shown, prefix)),
+        ("levers", "Levers", _levers(result, shown, prefix)),
         ("throughput", "Throughput", _throughput(result, shown, records, prefix)),
         ("prediction", "Prediction", _prediction(result, shown, prefix)),
         ("tcp", "TCP", _tcp(result, shown, samples, prefix)),
@@ -245,6 +247,15 @@ def _rounds(shown: MigrationResult, prefix: str) -> Markup | None:
         tables.rounds(shown.rounds),
         remark="pages of 4096 bytes; the last round while the guest is paused",
     )
+
+
+def _levers(result: RunResult, shown: MigrationResult, prefix: str) -> Markup | None:
+    found = lever_rows(shown.cost)
+    if not found:
+        return None
+    which = _which(result, shown)
+    remark = f"{which}; {REMARK}" if which else REMARK
+    return section(f"{prefix}levers", "What each lever saved and cost", tables.levers(found), remark=remark)
 
 
 def _throughput(

@@ -8,6 +8,8 @@ from typing import Any, Final
 from bench.analysis.brownout import Brownout
 from bench.analysis.expectations import describe
 from bench.report.html.markup import Markup, join, table, tag, text
+from bench.report.levers import HEAD as LEVER_HEAD
+from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
 from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, duration, share
 from bench.result import (
@@ -63,6 +65,13 @@ def rounds(items: Sequence[RoundResult]) -> Markup:
         )
     head = ["round", "pages", "zero", "sent", "time", "throughput", "dirty after", "dirty rate"]
     return join([table(head, rows), _more(len(items))])
+
+
+def levers(items: Sequence[LeverRow]) -> Markup:
+    """Of one migration. Words are flush left, like the names."""
+    names, *numbers, words = LEVER_HEAD
+    rows = [(name, how, *rest) for name, *rest, how in (item.cells() for item in items)]
+    return table([names, words, *numbers], rows, left=2)
 
 
 def _more(count: int) -> Markup | None:

@@ -66,6 +66,7 @@ def test_no_convergence_throttles_step_by_step_and_then_switches_over():
     assert [call[0] // 10_000 for call in guest.calls] == [80, 70, 60, 50, 40, 30, 20, 10, 1]
     cost = throttler.cost()["throttle"]
     assert (cost["mechanism"], cost["percent"], len(cost["steps"])) == ("loop", 99, 9)
+    assert 0 < cost["guest_cpu_ns"] <= cost["throttled_ns"] * 99 // 100
     throttler.release()
     throttler.release()
     assert guest.calls[9:] == [(FULL_PPM, "")]
