@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from bench.clock import Deadline
 from bench.errors import MigrationError
 from bench.migration.door import Door
-from bench.migration.transport import Connection
+from bench.migration.transport import Connection, Watched
 
 NONE: Final = "none"
 
@@ -29,9 +29,10 @@ Credentials = Mapping[str, Any]
 class Dialer(Protocol):
     """The source's side: makes the connections of one migration."""
 
-    def dial(self, deadline: Deadline) -> Connection:
+    def dial(self, deadline: Deadline, watched: Watched) -> Connection:
         """A connection to the destination engine.
 
+        :param watched: served at any time meanwhile; what that raises ends it, and leaves nothing behind.
         :raises PeerLost: when nobody answers there in time, or it is not who it should be.
         """
         ...

@@ -128,10 +128,15 @@ class Peer:
             self._connection.send(wire.encode_json(kind, {"reason": reason}))
 
     def _dial(self) -> Connection:
-        connection = self._dialer.dial(Deadline(CONNECT_NS))
+        connection = self._dialer.dial(Deadline(CONNECT_NS), {self._commands.fileno(): self._serve_commands})
         self._stack.callback(connection.close)
         self._connections.append(connection)
         return connection
+
+    def _serve_commands(self) -> None:
+        """:raises Cancelled: when the runner asks for it: nothing has to be finished where nothing has begun."""
+        self._commands.serve()
+        self._commands.check()
 
     def cost(self) -> dict[str, Any]:
         """What the carrier took at this side: see :mod:`bench.migration.cost`."""

@@ -11,7 +11,7 @@ import contextlib
 from bench.clock import Deadline
 from bench.migration.carriers import NONE, Credentials, Listening, Reception
 from bench.migration.door import Door
-from bench.migration.transport import Connection, listen
+from bench.migration.transport import Connection, Watched, listen
 
 
 class Plain:
@@ -40,5 +40,5 @@ class PlainDialer:
         self._port = port
         self._link_timeout_ns = link_timeout_ns
 
-    def dial(self, deadline: Deadline) -> Connection:
-        return Connection.connect(self._address, self._port, deadline, self._link_timeout_ns)
+    def dial(self, deadline: Deadline, watched: Watched) -> Connection:
+        return Connection.connect(self._address, self._port, deadline, self._link_timeout_ns, watched)

@@ -38,8 +38,10 @@ from bench.migration.transport import (
     Connection,
     PeerLost,
     TransportInfo,
+    Watched,
     connected,
     listen,
+    ready_beside,
     set_timeouts,
     tcp_info,
     tune,
@@ -98,10 +100,10 @@ class SshDialer:
         self._link_timeout_ns = link_timeout_ns
         self._credentials = credentials
 
-    def dial(self, deadline: Deadline) -> Connection:
+    def dial(self, deadline: Deadline, watched: Watched) -> Connection:
         where = f"{self._address}:{self._port}"
         begin_ns = now_ns()
-        link = connected(self._address, self._port, deadline)
+        link = connected(self._address, self._port, deadline, watched)
         with contextlib.ExitStack() as stack:
             stack.callback(link.close)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -121,7 +123,7 @@ class SshDialer:
                 )
             stack.callback(_end, pump)
             told.sendall(json.dumps(dict(self._credentials)).encode() + b"\n")
-            answer = _answer(told, Deadline(HANDSHAKE_NS), where)
+            answer = _answer(told, Deadline(HANDSHAKE_NS), where, watched)
             if "error" in answer:
                 raise PeerLost(f"SSH to {where}: {answer['error']}")
             connection = TunnelConnection(ours, link, pump, mmap.mmap(counters, COUNTERS.size), self._link_timeout_ns)
@@ -132,11 +134,11 @@ class SshDialer:
         return connection
 
 
-def _answer(sock: socket.socket, deadline: Deadline, where: str) -> Mapping[str, Any]:
+def _answer(sock: socket.socket, deadline: Deadline, where: str, watched: Watched) -> Mapping[str, Any]:
     """The pump's one line, when the tunnel is there or will never be."""
     line = b""
     while not line.endswith(b"\n"):
-        if not select.select([sock], [], [], deadline.remaining_s)[0]:
+        if not ready_beside(sock.fileno(), select.POLLIN, deadline, watched):
             raise PeerLost(f"SSH to {where}: no tunnel within {deadline.duration_ns / NS_PER_S:g} s")
         part = sock.recv(4096)
         if not part or len(line) > 1 << 16:

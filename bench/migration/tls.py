@@ -30,8 +30,10 @@ from bench.migration.transport import (
     PeerClosed,
     PeerLost,
     TransportInfo,
+    Watched,
     connected,
     listen,
+    ready_beside,
     views_of,
 )
 
@@ -106,12 +108,14 @@ class TlsDialer:
         self._link_timeout_ns = link_timeout_ns
         self._context = context
 
-    def dial(self, deadline: Deadline) -> Connection:
-        sock = connected(self._address, self._port, deadline)
+    def dial(self, deadline: Deadline, watched: Watched) -> Connection:
+        sock = connected(self._address, self._port, deadline, watched)
         connection = TlsConnection(sock, self._link_timeout_ns, self._context, server=False)
+        what = f"TLS with the destination at {self._address}:{self._port}"
         try:
             while wanted := connection.greet():
-                connection.wait(wanted, deadline, f"TLS with the destination at {self._address}:{self._port}")
+                if not ready_beside(connection.fileno(), wanted, deadline, watched):
+                    raise PeerLost(f"{what}: nothing within {deadline.duration_ns / NS_PER_S:g} s")
         except BaseException:
             connection.abort()
             raise

@@ -9,7 +9,9 @@ memory. A peer or a link that is dead ends in :class:`PeerLost`: data that nobod
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -33,6 +35,8 @@ _KEEPALIVES: Final = 3
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+# Descriptors, and what serves each when it is readable; that may raise, which ends a wait beside which it is served.
+Watched: TypeAlias = Mapping[int, Callable[[], None]]
 
 
 class PeerLost(MigrationError):
@@ -85,9 +89,16 @@ class Connection:
         self.tune()
 
     @classmethod
-    def connect(cls, address: str, port: int, deadline: Deadline, link_timeout_ns: int = LINK_TIMEOUT_NS) -> Connection:
-        """:raises PeerLost: when nobody answers there in time."""
-        return cls(connected(address, port, deadline), link_timeout_ns)
+    def connect(
+        cls,
+        address: str,
+        port: int,
+        deadline: Deadline,
+        link_timeout_ns: int = LINK_TIMEOUT_NS,
+        watched: Watched | None = None,
+    ) -> Connection:
+        """:param watched: served meanwhile. :raises PeerLost: when nobody answers there in time."""
+        return cls(connected(address, port, deadline, watched), link_timeout_ns)
 
     def tune(self) -> None:
         """Once, at the beginning: what the socket needs."""
@@ -140,7 +151,7 @@ class Connection:
         return {}
 
     @property
-    def watchers(self) -> Mapping[int, Callable[[], None]]:
+    def watchers(self) -> Watched:
         """What :meth:`watch` was told, for those who wait for several connections at once."""
         return dict(self._watched)
 
@@ -320,18 +331,51 @@ def tcp_info(sock: socket.socket) -> TransportInfo:
     return TransportInfo(acked, queued, rtt_us * 1000, min_rtt_us * 1000, retransmits, window_limited_us * 1000)
 
 
-def connected(address: str, port: int, deadline: Deadline) -> socket.socket:
-    """A TCP socket, connected. :raises PeerLost: when nobody answers there in time."""
+def connected(address: str, port: int, deadline: Deadline, watched: Watched | None = None) -> socket.socket:
+    """A TCP socket, connected.
+
+    :param watched: served meanwhile.
+    :raises PeerLost: when nobody answers there in time.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         _set_congestion_control(sock)
-        sock.settimeout(max(0.001, deadline.remaining_s))
-        sock.connect((address, port))
-        sock.settimeout(None)
+        sock.setblocking(False)
+        failed = sock.connect_ex((address, port))
+        if failed == errno.EINPROGRESS:
+            if not ready_beside(sock.fileno(), select.POLLOUT, deadline, watched or {}):
+                raise TimeoutError(f"no answer within {deadline.duration_ns / NS_PER_S:g} s")
+            failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+        sock.setblocking(True)
     except OSError as error:
         sock.close()
         raise PeerLost(f"no connection to the destination at {address}:{port}: {_why(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def ready_beside(fd: int, events: int, deadline: Deadline, watched: Watched) -> bool:
+    """Wait until *fd* has *events* (select.POLLIN, select.POLLOUT), serving what is *watched* meanwhile.
+
+    :returns: False at the deadline.
+    """
+    poll = select.poll()
+    poll.register(fd, events)
+    for other in watched:
+        poll.register(other, select.POLLIN)
+    while True:
+        found = [ready for ready, _events in poll.poll(-(-deadline.remaining_ns // NS_PER_MS))]
+        for ready in found:
+            if ready in watched:
+                watched[ready]()
+        if fd in found:
+            return True
+        if deadline.expired:
+            return False
 
 
 def views_of(parts: Sequence[Buffer]) -> list[memoryview]:

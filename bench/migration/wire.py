@@ -10,15 +10,18 @@ Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
 
     post-copy, in place of FINAL and its round: ADVISE (answered by ARMED) before the pause, *MISSING LISTEN after it;
     then DEVICE, HANDOVER and, after TAKEN, *transfer ROUND-END. COMPLETE says that every page is there.
-    a further connection of the same migration begins with JOIN. On the one for faults REQUESTs go to the source and
-    transfers to the destination. On one that replaces a broken first connection *MISSING LISTEN goes to the source.
+    a further connection of the same migration begins with JOIN, which names its role. On the one for faults REQUESTs
+    go to the source and transfers to the destination; on one that replaces a broken first connection (main) *MISSING
+    LISTEN goes to the source; on a further stream *( *transfer ROUND-END ) go to the destination.
+    ticket           = the "ticket" member of HELLO's and JOIN's JSON: the text that both engines got from the runner.
+                       A first frame without it is a stranger's (:mod:`bench.migration.door`).
 
     frame            = header meta payload
     header           = kind:u8 version:u8 zero:u16 count:u32 value:u64 meta-bytes:u32 crc:u32      ; 24 bytes
     crc              = CRC-32 (as zlib's) of the header's first 20 bytes and of meta
 
     kind       count           value              meta                               payload
-    HELLO      0               MAGIC              JSON: configuration of the guest   -
+    HELLO      0               MAGIC              JSON: ticket, guest's configuration -
     RUN        pages           first page         -                                  count pages, next to each other
     PAGES      pages           0                  count x u32, strictly rising       count pages, in that order
     ZERO       runs            pages in all       count x (first:u32, pages:u32)     -

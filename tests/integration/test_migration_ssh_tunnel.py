@@ -37,7 +37,9 @@ class Tunnel:
 
     def dial(self, **changed):
         credentials = {**self.source, **self.reception.hints, **changed}
-        return Ssh().dialer("127.0.0.1", self.reception.port, 2 * NS_PER_S, credentials).dial(Deadline(5 * NS_PER_S))
+        return (
+            Ssh().dialer("127.0.0.1", self.reception.port, 2 * NS_PER_S, credentials).dial(Deadline(5 * NS_PER_S), {})
+        )
 
     def enter(self):
         never, other = os.pipe()
