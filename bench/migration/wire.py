@@ -352,6 +352,8 @@ class Decoder:
 def _decode_json(kind: Kind, meta: bytes) -> Mapping[str, Any]:
     try:
         fields = json.loads(meta)
+        if b"\\u" in meta:  # half a surrogate pair is no text: whoever printed or compared it would fail
+            json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise WireError(f"{kind.name} frame that is not JSON") from error
     if not isinstance(fields, dict):

@@ -13,17 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_migration_wire import MEMORY_PAGES, Stream, encoded, forged, same
 
+from bench.clock import NS_PER_S
 from bench.errors import BenchError, WireError
 from bench.memory.image import GuestMemory
 from bench.migration import delta, postcopy_arrival, wire
 from bench.migration.compression import LEVELS, load_codec
+from bench.migration.door import Door, _Visitor
 from bench.migration.pages import PageReceiver
 from bench.migration.reader import FrameReader
-from bench.migration.transport import PeerClosed
+from bench.migration.transport import Connection, PeerClosed, listen
 from bench.migration.wire import Decoder, Kind
 
 SLOW = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 PIECE_BYTES = 2 << 20
+TICKET = "ab12"
 MOST_BYTES = 4 << 20  # beside what the peer sent: the reader's buffer is 1.3 MiB
 
 ENTRIES = {
@@ -279,3 +282,72 @@ def test_json_as_deep_as_a_frame_may_be_is_one_wire_error():
     raw = forged(Kind.HELLO, 0, wire.MAGIC, meta)
     with bounded(raw), pytest.raises(WireError):
         Decoder(Stream(raw), wire.TO_DESTINATION).next()
+
+
+class Visiting(Arriving):
+    """What a door's visitor needs of a connection."""
+
+    def greet(self) -> int:
+        return 0
+
+
+def visit(door, data, sizes):
+    """Let a stranger say *data* at the door. :returns: its frame once it is let in."""
+    visitor = _Visitor(Visiting(data, sizes), "127.0.0.1", "127.0.0.1:1")
+    while (frame := visitor.turn(door.kinds)) is None:
+        pass
+    door._check(frame)
+    return frame
+
+
+@pytest.fixture(scope="module")
+def door():
+    made = Door(listen("127.0.0.1", 0), TICKET, NS_PER_S, Connection)
+    made.kinds = (Kind.JOIN,)
+    yield made
+    made.close()
+
+
+@SLOW
+@given(
+    st.one_of(spoiled((Kind.JOIN,)), forgeries(), st.binary(max_size=200)), st.lists(st.integers(1, 99), max_size=30)
+)
+def test_whatever_a_stranger_says_at_the_door_is_one_error(door, data, sizes):
+    """It never has the ticket, so nothing that it says lets it in."""
+    with bounded(data), pytest.raises(BenchError):
+        visit(door, data, sizes)
+
+
+tickets = st.one_of(
+    st.text(alphabet=st.characters(), max_size=8).filter(lambda text: text != TICKET),
+    st.text(alphabet="\ud800\udfff\0a", min_size=1, max_size=8),
+    st.sampled_from([None, True, 0, [], {}, [TICKET], TICKET + "\0", TICKET.upper(), TICKET[:-1]]),
+)
+
+
+@SLOW
+@given(tickets, st.lists(st.integers(1, 99), max_size=30))
+def test_a_join_with_another_ticket_is_one_error(door, ticket, sizes):
+    with pytest.raises(BenchError):
+        visit(door, wire.encode_json(Kind.JOIN, {"ticket": ticket, "role": "stream"}), sizes)
+
+
+@SLOW
+@given(st.text(max_size=20), st.lists(st.integers(1, 99), max_size=30), st.binary(max_size=40))
+def test_a_join_with_the_ticket_gets_in_and_not_a_byte_more_is_read(door, role, sizes, rest):
+    data = wire.encode_json(Kind.JOIN, {"ticket": TICKET, "role": role})
+    connection = Visiting(data + rest, sizes)
+    visitor = _Visitor(connection, "127.0.0.1", "127.0.0.1:1")
+    while (frame := visitor.turn(door.kinds)) is None:
+        pass
+    door._check(frame)
+    assert frame.fields["role"] == role
+    assert bytes(connection.data) == rest
+
+
+def test_half_a_surrogate_pair_is_one_wire_error_and_a_whole_one_is_text():
+    for text in ("\ud800", "\udc00 after", {"key": ["\udfff"]}):
+        with pytest.raises(WireError, match="not JSON"):
+            Decoder(Stream(wire.encode_json(Kind.ERROR, {"reason": text})), wire.TO_SOURCE).next()
+    told = {"reason": "\U0001f600 \\ud800 \N{LATIN SMALL LETTER E WITH ACUTE}"}
+    assert Decoder(Stream(wire.encode_json(Kind.ERROR, told)), wire.TO_SOURCE).next().fields == told
