@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from typing import Any, Final
 
 from bench.analysis.dirty_rate import fit
 from bench.analysis.forecast import Forecast, forecast, path_of, sharers
-from bench.analysis.model import PAGE_BYTES, DirtyCurve
+from bench.analysis.model import PAGE_BYTES, DirtyCurve, Levers
 from bench.clock import NS_PER_MS, Deadline
 from bench.errors import BenchError, MemoryTrackingError
 from bench.guest.dirty_rate import INTERVALS, LEAST_INTERVAL_NS, DirtySample, sample_dirty, sample_together
 from bench.guests import RunningGuest
+from bench.memory.image import GuestMemory
+from bench.migration.compressibility import sample_compression
+from bench.migration.compression import load_codec
 from bench.plan import Plan
-from bench.scenario import ClientSpec, Scenario
+from bench.scenario import ClientSpec, MigrationSpec, Scenario
 from bench.testbed import Testbed, raised
 
 SAMPLE_NS: Final = 500 * NS_PER_MS
@@ -35,6 +39,7 @@ class _Looked:
 
     sample: DirtySample | None
     curve: DirtyCurve = field(default_factory=DirtyCurve)
+    levers: Levers = field(default_factory=Levers)
     connections: int = 0
     problem: str = ""
 
@@ -59,7 +64,10 @@ class Forecaster:
             samples = sample_together([guest.socket_path for guest in guests], duration_ns, wait)
         except MemoryTrackingError as error:  # nothing can be tracked here
             samples = [error] * len(guests)
-        self._looked = {guest.name: _look(guest, sample) for guest, sample in zip(guests, samples, strict=True)}
+        migration = self._scenario.migration
+        self._looked = {
+            guest.name: _look(guest, sample, migration) for guest, sample in zip(guests, samples, strict=True)
+        }
 
     def forecast(
         self, testbed: Testbed, guest: str, source: str, destination: str, running: Sequence[tuple[str, str]]
@@ -95,6 +103,8 @@ class Forecaster:
             ),
             dirty_bytes_per_s=sample.rate_bytes_per_s,
             sharers=sharers(way, [self._plan.path(*ends) for ends in running]),
+            levers=looked.levers,
+            unknown=_unknown(migration),
         )
 
     def _leaving_bps(self, guest: str) -> int:
@@ -103,14 +113,37 @@ class Forecaster:
         return sum(_leaving_bps(flow) for flow in flows)
 
 
-def _look(guest: RunningGuest, sample: DirtySample | BenchError) -> _Looked:
+def _look(guest: RunningGuest, sample: DirtySample | BenchError, migration: MigrationSpec) -> _Looked:
     try:
         if isinstance(sample, BenchError):
             raise sample
         connections = int(guest.control.stats().get("connections") or 0)
-        return _Looked(sample, fit(sample.histogram, sample.interval_ns), connections)
+        return _Looked(sample, fit(sample.histogram, sample.interval_ns), _levers(guest, migration), connections)
     except BenchError as error:
         return _Looked(None, problem=f"the guest's dirty rate could not be sampled: {error.message}")
+
+
+def _levers(guest: RunningGuest, migration: MigrationSpec) -> Levers:
+    """What can be said of them now. :raises BenchError: when the guest does not answer."""
+    levers = Levers(find_zeros=migration.zero_pages, dirty_bytes_per_s=migration.dirty_limit * max(1, guest.spec.vcpus))
+    codec = load_codec(migration.compression, migration.compression_level, migration.compression_threads)
+    if codec is None:
+        return levers
+    shared = guest.control.memory()
+    with GuestMemory.from_fd(shared.fd, shared.size_bytes, writable=False) as memory:
+        found = sample_compression(memory.words, codec, find_zeros=migration.zero_pages)
+    return dataclasses.replace(levers, wire_share=found.wire_share, work_bps=found.bytes_per_s * 8)
+
+
+def _unknown(migration: MigrationSpec) -> list[str]:
+    """Levers that are on and that nobody can know anything of before: in words."""
+    throttles = migration.auto_converge or migration.on_no_convergence == "throttle"
+    told = {"delta": migration.delta_cache, "throttling": throttles, migration.security.upper(): _secured(migration)}
+    return [name for name, on in told.items() if on]
+
+
+def _secured(migration: MigrationSpec) -> bool:
+    return migration.security != "none"
 
 
 def describe(sample: DirtySample) -> dict[str, Any]:

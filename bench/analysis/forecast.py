@@ -114,6 +114,8 @@ def forecast(
     background_bps: int = 0,
     dirty_bytes_per_s: int | None = None,
     sharers: int = 1,
+    levers: model.Levers | None = None,
+    unknown: Sequence[str] = (),
 ) -> Forecast:
     """Predict a migration.
 
@@ -124,7 +126,10 @@ def forecast(
     :param dirty_bytes_per_s: what was measured, to be shown.
     :param sharers: migrations that go over the same link at the same time, this one included: each is expected to get
         its even share of what the clients leave.
+    :param levers: what they will do; None: nothing but find zero pages.
+    :param unknown: levers that are on and of which nothing can be known beforehand, to be named.
     """
+    levers = levers or model.Levers()
     if path.frame_rate_bps is None:
         return Forecast(mode, None, None, note="the path is unshaped: there is no bandwidth to predict from")
     goodput = model.goodput_bps(path.frame_rate_bps)
@@ -138,6 +143,7 @@ def forecast(
         fixed_ns=PAUSE_NS + connections * CONNECTION_NS,
         round_ns=ROUND_NS,
         precopy_rounds=precopy_rounds,
+        levers=levers,
         **{name: limits[name] for name in ("downtime_limit_ns", "max_rounds", "max_time_ns", "max_bandwidth_bps")},
     )
     shown = {
@@ -163,15 +169,18 @@ def forecast(
         "fixed_ns": inputs.fixed_ns,
         "round_ns": inputs.round_ns,
         "socket_bytes": inputs.socket_bytes,
+        "levers": dataclasses.asdict(levers),
     }
     prediction = model.predict(inputs, mode)
-    note = "" if prediction is not None else f"there is no model of mode {mode!r}"
+    notes = [] if prediction is not None else [f"there is no model of mode {mode!r}"]
+    if prediction is not None and unknown:
+        notes.append(f"predicted as if without {', '.join(unknown)}: what that does is known only afterwards")
     if prediction is not None and sharers > 1:
-        note = (
+        notes.append(
             f"{sharers} migrations share a link of the way: each is predicted as if it had 1/{sharers} of it from its "
             "beginning to its end, the bound as if it were alone"
         )
-    return Forecast(mode, inputs, prediction, path, shown, note)
+    return Forecast(mode, inputs, prediction, path, shown, "; ".join(notes))
 
 
 def compare(

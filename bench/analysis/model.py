@@ -23,6 +23,10 @@ stopping, dumping and loading the guest costs:
 
     downtime = (S(n) + q + device state) / B + 3/2 round trips + fixed costs
 
+**Levers.** Without zero-page detection Z is that of any page. Compression shrinks P to the share that a sample of the
+memory says, and bounds the rate at which pages are sent to what the engine can compress (then the socket runs dry, as
+when it paces); post-copy's pages cross plain. A dirty limit caps D(t) at its rate.
+
 For a uniform dirty rate, Q = 0 and no cap this is the textbook's M lambda^i / B (../facts: total time about
 (M/B)(1 - lambda^(n+1))/(1 - lambda)); at lambda >= 1 the rounds stop shrinking and only the limits end them.
 
@@ -115,6 +119,22 @@ class DirtyCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class Levers:
+    """What the levers of a migration do, as far as that can be known before it.
+
+    :param find_zeros: zero pages cross as numbers.
+    :param wire_share: of the bytes of pages, how many cross.
+    :param work_bps: how many bits of pages the engine can prepare in a second; 0: faster than any link.
+    :param dirty_bytes_per_s: to which the guest is held back; 0: it is not.
+    """
+
+    find_zeros: bool = True
+    wire_share: float = 1.0
+    work_bps: float = 0.0
+    dirty_bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What the model is told.
 
@@ -128,6 +148,7 @@ class Inputs:
     :param round_ns: what every round costs beside the link (looking for dirty pages).
     :param socket_bytes: what may wait in the sender's socket.
     :param door_ns: how long the engine goes on sending after it decided to pause.
+    :param levers: see :class:`Levers`.
     """
 
     pages: int
@@ -145,6 +166,7 @@ class Inputs:
     socket_bytes: int = SOCKET_BYTES
     door_ns: int = DOOR_NS
     precopy_rounds: int = 1
+    levers: Levers = Levers()
 
     def __post_init__(self) -> None:
         """:raises ValueError: for a link that carries nothing, or more zero pages than pages."""
@@ -154,10 +176,35 @@ class Inputs:
             raise ValueError(f"{self.zero_pages} zero pages of {self.pages}")
 
     @property
+    def page_bytes(self) -> float:
+        """A page that is not zero, on the wire, in a round."""
+        return PAGE_BYTES * self.levers.wire_share + PAGE_HEAD_BYTES
+
+    @property
     def first_bytes(self) -> float:
-        """All memory on the wire."""
-        full = self.pages - self.zero_pages
-        return full * (PAGE_BYTES + PAGE_HEAD_BYTES) + self.zero_pages * ZERO_PAGE_BYTES
+        """All memory on the wire, in a round."""
+        return self._all_bytes(self.page_bytes)
+
+    @property
+    def plain_bytes(self) -> float:
+        """All memory on the wire, as post-copy sends it."""
+        return self._all_bytes(PAGE_BYTES + PAGE_HEAD_BYTES)
+
+    @property
+    def still_bps(self) -> float:
+        """How fast a round's bytes cross while the guest is paused."""
+        work_bps = self.levers.work_bps * self.page_bytes / PAGE_BYTES
+        return min(self.goodput_bps, work_bps) if work_bps else self.goodput_bps
+
+    def dirtied(self, duration_ns: float) -> float:
+        """Distinct pages that the guest writes in a time."""
+        pages = self.curve.pages_in(duration_ns)
+        limit = self.levers.dirty_bytes_per_s
+        return min(pages, limit * max(0.0, duration_ns) / NS_PER_S / PAGE_BYTES) if limit else pages
+
+    def _all_bytes(self, page_bytes: float) -> float:
+        zeros = self.zero_pages if self.levers.find_zeros else 0
+        return (self.pages - zeros) * page_bytes + zeros * ZERO_PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +263,8 @@ class _Sender:
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         limit = inputs.max_bandwidth_bps
-        self._paced = bool(limit) and limit < inputs.goodput_bps
-        self.rate_bps = float(limit) if self._paced else inputs.goodput_bps
+        self.rate_bps = min(inputs.still_bps, limit) if limit else inputs.still_bps
+        self._paced = self.rate_bps < inputs.goodput_bps
         self.now_ns = 0.0
         self.sent_bytes = 0.0
         self.queued_bytes = 0.0
@@ -247,14 +294,14 @@ class _Sender:
 
 def _predict_precopy(inputs: Inputs) -> Prediction:
     sender = _Sender(inputs)
-    page_bytes = PAGE_BYTES + PAGE_HEAD_BYTES
+    page_bytes = inputs.page_bytes
     rounds, pending = 1, inputs.first_bytes
     limit_ns = LEAST_DOWNTIME_NS if inputs.downtime_limit_ns is None else inputs.downtime_limit_ns
     least = math.inf
     converged = True
     while True:
         took_ns = sender.send(pending, inputs.round_ns)
-        pending = inputs.curve.pages_in(took_ns) * page_bytes
+        pending = inputs.dirtied(took_ns) * page_bytes
         expected_ns = _time_ns(pending + sender.queued_bytes, sender.rate_bps)
         remaining = pending + sender.queued_bytes
         if expected_ns <= limit_ns or (inputs.downtime_limit_ns is None and remaining >= least):
@@ -269,21 +316,21 @@ def _predict_precopy(inputs: Inputs) -> Prediction:
         rounds += 1
     begun_ns = sender.now_ns
     pending -= sender.send_for(door_ns, pending)
-    pending += inputs.curve.pages_in(sender.now_ns - begun_ns) * page_bytes
+    pending += inputs.dirtied(sender.now_ns - begun_ns) * page_bytes
     pending = min(pending, inputs.pages * page_bytes)
     return _pause(inputs, sender, rounds + 1, pending, converged=converged)
 
 
 def _pause(inputs: Inputs, sender: _Sender, rounds: int, pending_bytes: float, *, converged: bool = True) -> Prediction:
     """The part that all modes share: the guest stands still, *pending_bytes* and the device state cross."""
-    crossing_ns = _time_ns(pending_bytes + sender.queued_bytes + inputs.device_bytes, inputs.goodput_bps)
+    crossing_ns = _time_ns(pending_bytes + sender.queued_bytes + inputs.device_bytes, inputs.still_bps)
     downtime_ns = crossing_ns + 1.5 * inputs.round_trip_ns + inputs.fixed_ns
     return Prediction(
         rounds=rounds,
         bytes=round(sender.sent_bytes + pending_bytes + inputs.device_bytes),
         total_ns=round(sender.now_ns + downtime_ns + inputs.round_trip_ns / 2),
         downtime_ns=round(downtime_ns),
-        pause_pages=round(pending_bytes / (PAGE_BYTES + PAGE_HEAD_BYTES)),
+        pause_pages=round(pending_bytes / inputs.page_bytes),
         converged=converged,
     )
 
@@ -299,26 +346,26 @@ def _predict_postcopy(inputs: Inputs) -> Prediction:
     sender = _Sender(inputs)
     sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
     paused = _pause(inputs, sender, 0, 0)
-    pushing_ns = _time_ns(inputs.first_bytes, inputs.goodput_bps)
+    pushing_ns = _time_ns(inputs.plain_bytes, inputs.goodput_bps)
     return dataclasses.replace(
         paused,
-        bytes=paused.bytes + round(inputs.first_bytes),
+        bytes=paused.bytes + round(inputs.plain_bytes),
         total_ns=paused.total_ns + round(pushing_ns),
     )
 
 
 def _predict_hybrid(inputs: Inputs) -> Prediction:
     sender = _Sender(inputs)
-    page_bytes = PAGE_BYTES + PAGE_HEAD_BYTES
-    pending = inputs.first_bytes
+    pending, left = inputs.first_bytes, 0.0
     for _ in range(inputs.precopy_rounds):
-        pending = inputs.curve.pages_in(sender.send(pending, inputs.round_ns)) * page_bytes
+        pages = inputs.dirtied(sender.send(pending, inputs.round_ns))
+        pending, left = pages * inputs.page_bytes, pages * (PAGE_BYTES + PAGE_HEAD_BYTES)
     sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
     paused = _pause(inputs, sender, inputs.precopy_rounds, 0)
     return dataclasses.replace(
         paused,
-        bytes=paused.bytes + round(pending),
-        total_ns=paused.total_ns + round(_time_ns(pending, inputs.goodput_bps)),
+        bytes=paused.bytes + round(left),
+        total_ns=paused.total_ns + round(_time_ns(left, inputs.goodput_bps)),
     )
 
 

@@ -80,4 +80,8 @@ def _inputs(inputs: Mapping[str, Any]) -> str:
         parts.append(f"goodput {format_bit_rate(goodput)}")
     if round_trip is not None:
         parts.append(f"round trip {duration(round_trip)}")
+    levers = inputs.get("levers")
+    wire_share = levers.get("wire_share") if isinstance(levers, dict) else None
+    if isinstance(wire_share, float) and wire_share < 1:
+        parts.append(f"pages compress to {share(wire_share)}")
     return ", ".join(parts)

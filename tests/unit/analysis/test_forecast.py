@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.analysis.forecast import Path, compare, forecast, path_of, sharers
-from bench.analysis.model import PAGE_BYTES, DirtyCurve, goodput_bps
+from bench.analysis.model import PAGE_BYTES, DirtyCurve, Levers, goodput_bps
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.result import LinkResult, RoundResult
 
@@ -97,6 +97,15 @@ def test_a_migration_that_did_not_complete_has_a_prediction_and_no_efficiency():
 def test_what_clients_take_of_the_link_is_not_the_migrations():
     assert made(background_bps=100_000_000).prediction.total_ns > made().prediction.total_ns
     assert made(background_bps=10**12).inputs.goodput_bps > 0
+
+
+def test_levers_make_a_prediction_shorter_and_those_that_nobody_knows_are_named():
+    squeezed = made(levers=Levers(wire_share=0.25, work_bps=8e9), unknown=["delta"])
+    assert squeezed.prediction.bytes < made().prediction.bytes / 3
+    assert squeezed.prediction.total_ns < made().prediction.total_ns / 2
+    assert "as if without delta" in squeezed.note
+    assert squeezed.shown["levers"]["wire_share"] == 0.25
+    assert not made().note
 
 
 def test_migrations_share_a_link_only_in_the_same_direction():

@@ -13,6 +13,7 @@ from bench.analysis.model import (
     PREDICTORS,
     DirtyCurve,
     Inputs,
+    Levers,
     PageClass,
     goodput_bps,
     lower_bound,
@@ -157,6 +158,40 @@ def test_zero_pages_cost_next_to_nothing():
     full, half = predict(inputs()), predict(inputs(zero_pages=GIB_PAGES // 2))
     assert half.bytes == pytest.approx(full.bytes / 2, rel=0.01)
     assert half.total_ns == pytest.approx(full.total_ns / 2, rel=0.01)
+
+
+def test_zero_pages_that_nobody_looks_for_cost_as_much_as_others():
+    unseen = predict(inputs(zero_pages=GIB_PAGES // 2, levers=Levers(find_zeros=False)))
+    assert unseen.bytes == predict(inputs()).bytes
+
+
+@pytest.mark.parametrize("mode", sorted(set(PREDICTORS) - {"postcopy"}))
+@given(given_inputs=all_inputs(), share=st.floats(0, 1))
+def test_compression_at_no_cost_never_makes_an_idle_guest_slower(mode, given_inputs, share):
+    plain = dataclasses.replace(given_inputs, curve=DirtyCurve(), max_bandwidth_bps=0)
+    squeezed = dataclasses.replace(plain, levers=Levers(wire_share=share))
+    assert predict(squeezed, mode).bytes <= predict(plain, mode).bytes
+    assert predict(squeezed, mode).total_ns <= predict(plain, mode).total_ns + 2 * plain.round_ns
+
+
+def test_a_slow_compressor_is_what_the_link_waits_for():
+    quick = predict(inputs(levers=Levers(wire_share=0.25)))
+    slow = predict(inputs(levers=Levers(wire_share=0.25, work_bps=5e8)))  # half of what the link would carry plain
+    assert quick.total_ns == pytest.approx(predict(inputs()).total_ns / 4, rel=0.02)
+    assert slow.total_ns == pytest.approx(predict(inputs()).total_ns * 2, rel=0.02)
+    assert slow.bytes == quick.bytes
+
+
+def test_post_copy_does_not_compress():
+    assert predict(inputs(levers=Levers(wire_share=0.25)), "postcopy") == predict(inputs(), "postcopy")
+
+
+def test_a_dirty_limit_lets_a_guest_converge():
+    writing = inputs(curve=uniform(3))
+    limit = round(0.2 * 1e9 / 8)
+    held = predict(dataclasses.replace(writing, levers=Levers(dirty_bytes_per_s=limit)))
+    assert not predict(writing).converged
+    assert held.converged
 
 
 def test_what_waits_in_the_socket_is_part_of_the_downtime():
