@@ -127,6 +127,12 @@ class Moving:
         delivered = first["bytes_sent"] - first["queued_bytes"]
         return delivered * 8 * NS_PER_S / (first["end_ns"] - first["start_ns"])
 
+    def downtime_ns(self) -> int:
+        """Of the last migration: from the vCPUs' stop at the source to their resume."""
+        files = sorted((self.directory / "events").glob("guest.*.jsonl"))
+        events = Timeline([event for file in files for event in Timeline.read(file)])
+        return events.select("resumed")[-1].t_ns - events.select("vcpus_stopped")[-1].t_ns
+
     def ends(self) -> tuple[Hypervisor, Hypervisor]:
         """Where the guest is, and the other one."""
         here = self.testbed.guests[GUEST].host

@@ -53,18 +53,11 @@ def bound_of(timeline: Timeline, goodput_bps: float) -> tuple[model.Bound, int]:
     return bound, end.t_ns - begin.t_ns
 
 
-def downtime_ns(moving: Moving) -> int:
-    """Of the last migration: from the vCPUs' stop at the source to their resume."""
-    files = sorted((moving.directory / "events").glob("guest.*.jsonl"))
-    events = Timeline([event for file in files for event in Timeline.read(file)])
-    return events.select("resumed")[-1].t_ns - events.select("vcpus_stopped")[-1].t_ns
-
-
 def moves(moving: Moving) -> Iterator[tuple[Timeline, int]]:
     """Migrations there and back: the source engine's events, and the downtime in ns."""
     for _ in range(REPEATS):
         _outcome, timeline = moving.move()
-        yield timeline, downtime_ns(moving)
+        yield timeline, moving.downtime_ns()
 
 
 def measured(moving: Moving) -> list[tuple[model.Bound, int, int]]:
