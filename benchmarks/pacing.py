@@ -1,6 +1,6 @@
 """How exactly ``max_bandwidth`` is kept, on an unshaped link: what the engine's connection delivered in the first
-round, by its time, against what was asked. It counts what the engine sends, as QEMU's ``max-bandwidth`` does; what frames,
-IP and TCP add comes on top of that (about 5 %).
+round, by its time, against what was asked. It counts what the engine sends, as QEMU's ``max-bandwidth`` does; what
+frames, IP and TCP add comes on top of that (about 5 %).
 """
 
 from __future__ import annotations

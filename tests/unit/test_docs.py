@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import typer.main
 
 from bench.cli.app import COMMANDS, app
+from bench.cli.common import find_scenario
 from bench.scenario import parse_scenario
 from bench.scenario.loading import tomllib
+from bench.series import load_scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +43,18 @@ def test_every_command_that_a_page_shows_is_one(page: Path) -> None:
             known |= {option for parameter in commands["run"].params for option in parameter.opts}
         used = [word.partition("=")[0] for word in words[2:] if word.startswith("-")]
         assert set(used) <= known | {"--help"}, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_run_that_a_page_shows_is_a_valid_scenario(page: Path) -> None:
+    for line in (line for block in blocks(page, "console") for line in block.splitlines()):
+        words = shlex.split(line.partition(" #")[0].partition(";")[0])
+        if words[:2] != ["bench", "run"] or len(words) == 2 or words[2].startswith("-"):
+            continue
+        if words[2].endswith(".toml") and not (ROOT / words[2]).exists():
+            continue  # the reader's own
+        settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+        assert load_scenarios(find_scenario(words[2]), settings), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
