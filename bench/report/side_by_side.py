@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.report.migrations import several_guests
+from bench.report.postcopy import post_copy
 from bench.report.text import NOT_SEEN, clean, duration, heading, show, table
 from bench.result import OverallResult, RunResult
 from bench.units import format_bytes
@@ -44,6 +45,8 @@ def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console)
     add("downtime", lambda result: duration(_downtime_ns(result)))
     add("sent", lambda result: format_bytes(whole.bytes_sent if (whole := _whole(result)) else result.bytes_sent))
     add("rounds", lambda result: f"{len(result.rounds):,}")
+    if any(result is not None and "postcopy" in result.cost for _, result in runs):
+        add("fault, median", _fault)
     add("memory", _identity)
     flows = list(dict.fromkeys(flow.name for _, result in runs if result is not None for flow in result.flows))
     if flows:
@@ -51,6 +54,14 @@ def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console)
     for name in flows:
         add(clean(name), lambda result, name=name: _outage(result, name))  # type: ignore[misc]
     show(console, rows)
+
+
+def _fault(result: RunResult) -> str:
+    """How long the guest waited for a page in post-copy."""
+    found = post_copy(result.cost)
+    if found is None:
+        return ""
+    return "no fault" if found.median_ns is None else duration(found.median_ns)
 
 
 def _whole(result: RunResult) -> OverallResult | None:

@@ -19,6 +19,7 @@ from bench.report.fate import print_fates
 from bench.report.levers import print_levers
 from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
+from bench.report.postcopy import print_post_copy
 from bench.report.prediction import print_prediction
 from bench.report.text import (
     NOT_SEEN,
@@ -87,6 +88,7 @@ def _print_details(migration: MigrationResult, console: Console) -> None:
         _print_phases(migration, console)
     if migration.rounds:
         _print_rounds(migration.rounds, console)
+    print_post_copy(migration.cost, console)
     print_levers(migration.cost, console)
     if migration.prediction is not None:
         print_prediction(migration, migration.prediction, console)

@@ -15,11 +15,14 @@ from bench.records import StructuredArray
 from bench.report.html import tables
 from bench.report.html.markup import Markup, join, lines, tag
 from bench.report.html.page import disclosure, plot, section
-from bench.report.levers import REMARK, lever_rows
+from bench.report.levers import REMARK as LEVERS_REMARK
+from bench.report.levers import lever_rows
 from bench.report.plots.bars import budgets, prediction, rounds
 from bench.report.plots.network import relearning, throughputs
 from bench.report.plots.tcp import timers_and_windows
 from bench.report.plots.timeline import origin_ns, timeline
+from bench.report.postcopy import REMARK as FAULTS_REMARK
+from bench.report.postcopy import post_copy
 from bench.report.text import NOT_SEEN, after, count, duration
 from bench.result import MigrationResult, RunResult
 from bench.timeline import Event
@@ -47,6 +50,7 @@ def run_sections(recording: Recording, page_directory: Path, prefix: str = "") -
         ("budget", "Outage", _budget(result, prefix)),
         ("relearning", "Relearning", _relearning(result, shown, prefix)),
         ("rounds", "Rounds", _rounds(shown, prefix)),
+        ("postcopy", "Post-copy", _post_copy(result, shown, prefix)),
         ("levers", "Levers", _levers(result, shown, prefix)),
         ("throughput", "Throughput", _throughput(result, shown, records, prefix)),
         ("prediction", "Prediction", _prediction(result, shown, prefix)),
@@ -249,12 +253,21 @@ def _rounds(shown: MigrationResult, prefix: str) -> Markup | None:
     )
 
 
+def _post_copy(result: RunResult, shown: MigrationResult, prefix: str) -> Markup | None:
+    found = post_copy(shown.cost)
+    if found is None:
+        return None
+    which = _which(result, shown)
+    remark = f"{which}; {FAULTS_REMARK}" if which else FAULTS_REMARK
+    return section(f"{prefix}postcopy", "Post-copy", tables.post_copy(found), remark=remark)
+
+
 def _levers(result: RunResult, shown: MigrationResult, prefix: str) -> Markup | None:
     found = lever_rows(shown.cost)
     if not found:
         return None
     which = _which(result, shown)
-    remark = f"{which}; {REMARK}" if which else REMARK
+    remark = f"{which}; {LEVERS_REMARK}" if which else LEVERS_REMARK
     return section(f"{prefix}levers", "What each lever saved and cost", tables.levers(found), remark=remark)
 
 

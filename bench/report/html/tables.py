@@ -11,6 +11,7 @@ from bench.report.html.markup import Markup, join, table, tag, text
 from bench.report.levers import HEAD as LEVER_HEAD
 from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
+from bench.report.postcopy import PostCopy
 from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, duration, share
 from bench.result import (
     ExpectationResult,
@@ -65,6 +66,18 @@ def rounds(items: Sequence[RoundResult]) -> Markup:
         )
     head = ["round", "pages", "zero", "sent", "time", "throughput", "dirty after", "dirty rate"]
     return join([table(head, rows), _more(len(items))])
+
+
+def post_copy(found: PostCopy) -> Markup:
+    """Of one migration: what crossed how, and how long the guest waited for pages."""
+    rows = [[duration(bound_ns), f"{faults:,}"] for bound_ns, faults in found.buckets]
+    return join(
+        [
+            tag("p", ", ".join(found.counts)),
+            tag("p", ", ".join(found.waits) if found.waits else "the guest never waited for a page"),
+            table(["waited up to", "faults"], rows, left=0) if rows else None,
+        ]
+    )
 
 
 def levers(items: Sequence[LeverRow]) -> Markup:
