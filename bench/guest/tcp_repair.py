@@ -62,6 +62,7 @@ _ALL_OPTIONS = {**_PLAIN_OPTIONS, **_LATE_OPTIONS}
 
 _ROOM_BYTES = 256 << 10  # over twice the queue while it is put back: the kernel counts its own overhead too
 _PUSH_BYTES = 64 << 10
+_SEGMENT_BYTES = 64 << 10  # no segment is larger
 _FIN_ACK, _ACK = 0x11, 0x10
 
 
@@ -319,15 +320,20 @@ def _after(one: int, other: int) -> bool:
 
 
 def _queue(sock: socket.socket, queue: int, count: int) -> tuple[int, bytes]:
-    """(sequence number at the end of a queue, its *count* bytes)."""
+    """(sequence number at the end of a queue, its *count* bytes).
+
+    The kernel hands a send queue out in whole segments (tcp_peek_sndq), so where the peer has acknowledged a part of
+    the first one, bytes come before those that are wanted; it also counts bytes that found no room, so there is more.
+    """
     _set(sock, _TCP_REPAIR_QUEUE, queue)
     sequence = _get(sock, _TCP_QUEUE_SEQ)
     if count <= 0:
         return sequence, b""
-    data = sock.recv(count + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    if len(data) != count:
+    before = _SEGMENT_BYTES if queue == _SEND_QUEUE else 0
+    data = sock.recv(count + before + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    if not count <= len(data) <= count + before:
         raise OSError(errno.EIO, f"queue {queue} of a connection gave {len(data)} of {count} bytes")
-    return sequence, data
+    return sequence, data[-count:]
 
 
 def _push(sock: socket.socket, queue: int, data: bytes | memoryview) -> None:
