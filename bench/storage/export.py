@@ -4,6 +4,10 @@ A request stays here until the storage side has carried it out. When the connect
 that is not done is sent again over a new one, in the old order; its higher incarnation makes the fence drop the former
 (:mod:`bench.storage.fence`), so no copy of a request can come late. A request that the fence refuses because its
 generation has ended also stays: either this hypervisor gets the disk back, or it dies with its guest.
+
+What was done and not flushed yet is kept (:mod:`bench.storage.unflushed`): when the image server behind the fence is
+another one than before, which the fence's description of the export tells, it is written again, one change after the
+other, before anything else. So that little is kept, a flush is sent by and by, and writes wait for one that is late.
 """
 
 from __future__ import annotations
@@ -12,12 +16,14 @@ import contextlib
 import ctypes
 import errno
 import select
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.storage.nbd_wire import ExportName
+from bench.storage.unflushed import Change, Unflushed
 
 RETRY_NS: Final = 100 * NS_PER_MS
 STALL_NS: Final = 2 * NS_PER_S  # nothing came back for so long: try another connection
@@ -36,6 +42,7 @@ class Request:
     :param buffer: of a read or write, *length* bytes; must live until *done*.
     :param fua: only done when it is on the disk.
     :param done: called once, with 0 or an errno.
+    :param mark: of a flush that is on its way: what it covers.
     """
 
     kind: int
@@ -44,6 +51,12 @@ class Request:
     buffer: memoryview | None
     fua: bool
     done: Callable[[int], None]
+    mark: int = 0
+
+    @property
+    def changes(self) -> bool:
+        """Whether the disk is another one afterwards."""
+        return self.kind in (WRITE, ZERO)
 
 
 class Export:
@@ -64,6 +77,14 @@ class Export:
         self._progress_ns = 0
         self._in_flight = 0
         self._finished: list[tuple[Request, int]] = []
+        self._unflushed = Unflushed()
+        self._server = ""  # the image server that has what is unflushed
+        self._met = ""  # the one that this connection goes to
+        self._to_redo: deque[Change] = deque()  # what that one has to do again, before anything else
+        self._redoing: Request | None = None
+        self._held: list[Request] = []  # changes that wait for the flush under way
+        self._flushing = False
+        self._error = 0  # of something that nobody waits for; the next flush tells it
 
     def __len__(self) -> int:
         """Requests that are not done."""
@@ -86,13 +107,14 @@ class Export:
             self._progress_ns = now_ns()
         self._pending[request] = None
         if self._ready and not self.fenced:
-            self._issue(request)
+            self._admit(request)
 
     def close(self) -> None:
         """Forget everything. Idempotent."""
         self._drop()
         self._retry_ns = self._generation = None
         self._pending.clear()
+        self._unflushed = Unflushed()
 
     # connecting
 
@@ -104,6 +126,7 @@ class Export:
         handle = nbd.NBD()
         handle.set_pread_initialize(False)
         handle.set_request_structured_replies(False)
+        handle.set_full_info(True)  # the description
         assert self._generation is not None
         name = ExportName(self._guest, self.disk, self._holder, self._generation, self._incarnation)
         handle.set_export_name(str(name))
@@ -119,17 +142,27 @@ class Export:
         handle, self._handle, self._ready = self._handle, None, False
         self._in_flight = 0
         self._finished.clear()  # of the handle that goes: sent again
+        self._to_redo.clear()
+        self._redoing = None
+        self._held.clear()
         del handle  # closes it; its completions find that the handle is not this one's any more
 
     def _again(self) -> None:
         self._drop()
         self._retry_ns = now_ns() + RETRY_NS
 
+    def _admit(self, request: Request) -> None:
+        """Send it, unless it has to wait for the flush under way."""
+        if request.changes and self._flushing and self._unflushed.full:
+            self._held.append(request)
+        else:
+            self._issue(request)
+
     def _issue(self, request: Request) -> None:
         import nbd  # noqa: PLC0415 - as above
 
         handle = self._handle
-
+        request.mark = self._unflushed.mark()
         buffer = None if request.buffer is None else _shared(request.buffer)
 
         def completed(error: ctypes.c_int) -> int:
@@ -172,9 +205,60 @@ class Export:
         if error == errno.EPERM:
             self.fenced = True
             return
-        if request in self._pending:
+        if request is self._redoing:
+            self._error = self._error or error
+            self._redo()
+        elif request in self._pending:
             del self._pending[request]
+            if request.kind == FLUSH:
+                error = self._end_flush(request, error)
+            elif request.changes and not error:
+                self._unflushed.add(request.offset, request.length, request.buffer)
+                self._flush_by_and_by()
             request.done(error)
+
+    # what the server could still lose
+
+    def _flush_by_and_by(self) -> None:
+        if self._unflushed.high and not self._flushing:
+            self._flushing = True
+            self.submit(Request(FLUSH, 0, 0, None, False, self._flushed))
+
+    def _flushed(self, error: int) -> None:
+        """The flush that nobody asked for."""
+        self._flushing = False
+        self._error = self._error or error
+        held, self._held = self._held, []
+        for request in held:
+            self._admit(request)
+
+    def _end_flush(self, request: Request, error: int) -> int:
+        """As on a real disk, an error is told once, and what it was about is not tried again. :returns: the error."""
+        self._unflushed.flushed(request.mark)
+        if request.done != self._flushed:
+            error, self._error = error or self._error, 0
+        return error
+
+    def _meet(self, server: str) -> None:
+        """Connected, to this image server: have it do again what another one did not flush, then what is pending."""
+        self._met = server
+        if server != self._server:
+            self._to_redo = deque(self._unflushed)
+        self._redo()
+
+    def _redo(self) -> None:
+        """One after the other, as they may overlap."""
+        if self._to_redo:
+            offset, length, data = self._to_redo.popleft()
+            buffer = None if data is None else memoryview(bytearray(data))
+            self._redoing = Request(ZERO if data is None else WRITE, offset, length, buffer, False, lambda _error: None)
+            self._issue(self._redoing)
+            return
+        self._redoing = None
+        self._server = self._met
+        self._ready = True
+        for request in list(self._pending):
+            self._admit(request)
 
     def _lost(self) -> bool:
         return self._handle is None or bool(self._handle.aio_is_dead() or self._handle.aio_is_closed())
@@ -227,12 +311,10 @@ class Export:
             return
         if self._lost():
             self._again()
-        elif not self._ready and handle.aio_is_ready():
-            self._ready = True
+        elif not self._ready and self._redoing is None and handle.aio_is_ready():
             self.size_bytes = int(handle.get_size())
             self._progress_ns = now_ns()
-            for request in list(self._pending):
-                self._issue(request)
+            self._meet(str(handle.get_export_description()))
 
 
 def _shared(view: memoryview | None) -> Any:

@@ -6,6 +6,9 @@ decides: a request is read whole, then, in one step without a wait, looked up in
 or cut off, is refused here, whatever its sender believes. What had been passed on before is waited for until the image
 server has answered, before anybody is told of the new generation.
 
+An export's description names the image server behind it, so that a client knows when that is another one than before,
+and what it did not flush may be lost (:mod:`bench.storage.unflushed`).
+
 A connection of a higher incarnation ends those of the same disk and generation before it, and waits for what they had
 passed on: a request that is sent again over a new connection cannot be overtaken by its first copy.
 """
@@ -16,6 +19,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +27,14 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
 from bench.errors import StorageError
+from bench.host.kernel import start_ticks
 from bench.storage import nbd_wire as nbd
 from bench.storage.grant import Grant, GrantFile
 
 BUFFER_BYTES: Final = nbd.MAX_PAYLOAD_BYTES
 HANDSHAKE_S: Final = 10.0
 _SO_SNDBUFFORCE: Final = 32
+_CREDENTIALS: Final = struct.Struct("3i")
 MAX_IN_FLIGHT: Final = 256  # of one connection
 
 Notify = Callable[..., object]
@@ -247,7 +253,8 @@ class Fence:
         try:
             size_bytes, flags = await asyncio.wait_for(_go(back_reader, back_writer), HANDSHAKE_S)
             info = nbd.answer(nbd.OPT_GO, nbd.REP_INFO, nbd.export_info(size_bytes, flags))
-            writer.write(info + nbd.answer(nbd.OPT_GO, nbd.REP_ACK))
+            about = nbd.answer(nbd.OPT_GO, nbd.REP_INFO, nbd.description_info(_server_of(back_writer)))
+            writer.write(info + about + nbd.answer(nbd.OPT_GO, nbd.REP_ACK))
             self._links[link] = None
             replies = asyncio.ensure_future(self._pass_replies(link, back_reader))
             try:
@@ -327,6 +334,13 @@ class Fence:
             if name.guest in self._unwritten and name.generation == self.grants[name.guest].generation:
                 self._unwritten.discard(name.guest)
                 self._notify("storage_first_write", guest=name.guest, holder=name.holder, generation=name.generation)
+
+
+def _server_of(writer: asyncio.StreamWriter) -> str:
+    """Which process is at the other end of a Unix connection, for good: unix(7), SO_PEERCRED."""
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _uid, _gid = _CREDENTIALS.unpack(raw)
+    return f"image server {pid}, started at tick {start_ticks(pid)}"
 
 
 async def _go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, int]:

@@ -47,7 +47,7 @@ REP_GRANT: Final = 0x62656E63
 REP_ERR_UNSUP: Final = (1 << 31) + 1
 REP_ERR_POLICY: Final = (1 << 31) + 2
 REP_ERR_UNKNOWN: Final = (1 << 31) + 6
-INFO_EXPORT: Final = 0
+INFO_EXPORT, INFO_DESCRIPTION = 0, 2
 
 READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
 FUA: Final = 1
@@ -141,6 +141,11 @@ def reply(handle: int, error: int) -> bytes:
 def export_info(size_bytes: int, flags: int) -> bytes:
     """The data of a REP_INFO answer: an export's size and transmission flags."""
     return struct.pack(">H", INFO_EXPORT) + EXPORT.pack(size_bytes, flags)
+
+
+def description_info(text: str) -> bytes:
+    """The data of a REP_INFO answer: an export's description, at most 4096 bytes."""
+    return struct.pack(">H", INFO_DESCRIPTION) + text.encode()
 
 
 def export_name_of(data: bytes) -> str:
