@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError
-from bench.host.channel import Channel, ChannelClosed
+from bench.host.channel import Channel, serve_worker
 from bench.host.commands import Process, spawn_child
 from bench.host.kernel import entered_netns
 from bench.timeline import EventWriter
@@ -194,33 +194,11 @@ class _Carrier:
         self._stack.close()
 
 
-def _serve(channel: Channel) -> None:
-    carrier: _Carrier | None = None
-    try:
-        while True:
-            if carrier is not None and not carrier.turn(channel.fileno()):
-                continue
-            message = channel.receive()
-            try:
-                if carrier is None:
-                    carrier = _Carrier(message["args"])
-                else:
-                    carrier.command(str(message["command"]), message["args"])
-                channel.send_reply(message["id"])
-            except (BenchError, OSError, KeyError, ValueError) as error:
-                channel.send_error(message["id"], f"{type(error).__name__}: {error}")
-    except ChannelClosed:
-        pass
-    finally:
-        if carrier is not None:
-            carrier.close()
-
-
 def main() -> int:
     """The process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel-fd", type=int, required=True)
-    _serve(Channel.from_fd(parser.parse_args().channel_fd, "runner"))
+    serve_worker(Channel.from_fd(parser.parse_args().channel_fd, "runner"), _Carrier)
     return 0
 
 

@@ -19,10 +19,10 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from bench.clock import Deadline
-from bench.errors import DeadlineError, GuestError, HostError
+from bench.errors import BenchError, DeadlineError, GuestError, HostError
 from bench.timeline import Event
 
 MAX_MESSAGE_BYTES = 16 << 20
@@ -211,3 +211,43 @@ class Channel:
                     raise GuestError(f"{self.peer}: {command}: {message['error']}")
                 value = message.get("value", {})
                 return value if isinstance(value, dict) else {}
+
+
+class Worker(Protocol):
+    """What a process does between the commands of its channel (:func:`serve_worker`)."""
+
+    def turn(self, channel_fd: int) -> bool:
+        """Wait for something and handle it. :returns: whether the channel has something to say."""
+        ...
+
+    def command(self, name: str, args: Mapping[str, Any]) -> None:
+        """Any but the first command. :raises BenchError, OSError, KeyError, ValueError: it cannot be done."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def serve_worker(channel: Channel, make: Callable[[Mapping[str, Any]], Worker]) -> None:
+    """The life of such a process: the first command makes its worker, which has its turns until the channel ends.
+
+    :param make: called with the first command's arguments; raises as :meth:`Worker.command`.
+    """
+    worker: Worker | None = None
+    try:
+        while True:
+            if worker is not None and not channel.pending() and not worker.turn(channel.fileno()):
+                continue
+            message = channel.receive()
+            try:
+                if worker is None:
+                    worker = make(message["args"])
+                else:
+                    worker.command(str(message["command"]), message["args"])
+                channel.send_reply(message["id"])
+            except (BenchError, OSError, KeyError, ValueError) as error:
+                channel.send_error(message["id"], f"{type(error).__name__}: {error}")
+    except ChannelClosed:
+        pass
+    finally:
+        if worker is not None:
+            worker.close()

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError
-from bench.host.channel import Channel, ChannelClosed
+from bench.host.channel import Channel, serve_worker
 from bench.host.kernel import CLONE_NEWNET, setns
 from bench.host.ovs import ControlSocket
 from bench.probe.switch_state import fdb_entries, flow_change, neighbours, tracked
@@ -185,8 +185,11 @@ class Watcher:
 
     # what is asked for
 
-    def closely(self, on: bool) -> None:
-        self._close = on
+    def command(self, name: str, args: Mapping[str, Any]) -> None:
+        """``closely``."""
+        if name != "closely":
+            raise ValueError(f"unknown command {name[:40]!r}")
+        self._close = bool(args["on"])
         self._next_ns = now_ns()
 
     def _ask(self) -> None:
@@ -206,7 +209,7 @@ class Watcher:
     # the loop
 
     def turn(self, channel_fd: int) -> bool:
-        """Wait for something and handle it. :returns: False when the channel has something to say."""
+        """Wait for something and handle it. :returns: whether the channel has something to say."""
         wait_ns = max(0, self._next_ns - now_ns()) if self._fdbs else NS_PER_S
         if channel_fd not in self._selector.get_map():
             self._selector.register(channel_fd, selectors.EVENT_READ, None)
@@ -220,7 +223,7 @@ class Watcher:
         if self._fdbs and now_ns() >= self._next_ns:
             self._ask()
             self._next_ns = now_ns() + (CLOSE_NS if self._close else IDLE_NS)
-        return not spoken
+        return spoken
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -230,33 +233,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _serve(channel: Channel) -> None:
-    watcher: Watcher | None = None
-    try:
-        while True:
-            if watcher is not None and watcher.turn(channel.fileno()):
-                continue
-            message = channel.receive()
-            try:
-                if message["command"] == "watch":
-                    watcher = Watcher(message["args"])
-                elif watcher is not None:
-                    watcher.closely(bool(message["args"]["on"]))
-                channel.send_reply(message["id"])
-            except (BenchError, OSError, KeyError, ValueError) as error:
-                channel.send_error(message["id"], f"{type(error).__name__}: {error}")
-    except ChannelClosed:
-        pass
-    finally:
-        if watcher is not None:
-            watcher.close()
-
-
 def main() -> int:
     """The process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel-fd", type=int, required=True)
-    _serve(Channel.from_fd(parser.parse_args().channel_fd, "runner"))
+    serve_worker(Channel.from_fd(parser.parse_args().channel_fd, "runner"), Watcher)
     return 0
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import socket
 import threading
 
 import pytest
 
-from bench.clock import Deadline
+from bench.clock import NS_PER_S, Deadline
 from bench.errors import DeadlineError, GuestError, HostError
-from bench.host.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from bench.host.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed, serve_worker
 from bench.timeline import Event
 
 
@@ -101,3 +103,45 @@ def test_what_is_ready_is_read_without_waiting_for_the_rest(ends):
     there.close()
     with pytest.raises(ChannelClosed):
         here.receive_ready()
+
+
+class Counting:
+    """A worker that has one turn for each word of its channel, and refuses to count down."""
+
+    def __init__(self, args):
+        self.count = args["from"]
+        self.turns = 0
+        self.closed = False
+
+    def turn(self, channel_fd):
+        self.turns += 1
+        return bool(select.select([channel_fd], [], [])[0])
+
+    def command(self, name, args):
+        if args["by"] < 0:
+            raise ValueError(f"{name} by {args['by']}")
+        self.count += args["by"]
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_worker_is_made_by_the_first_command_and_has_its_turns_until_the_end():
+    ours, theirs = Channel.pair("runner", "worker")
+    made = []
+
+    def make(args):
+        made.append(Counting(args))
+        return made[-1]
+
+    for name, args in (("start", {}), ("start", {"from": 5}), ("add", {"by": 2}), ("add", {"by": -1})):
+        ours.post(name, args)
+    ours.sock.shutdown(socket.SHUT_WR)
+    serve_worker(Channel(theirs, "runner"), make)
+    answers = [ours.receive(Deadline(NS_PER_S)) for _ in range(4)]
+    assert ["error" in answer for answer in answers] == [True, False, False, True]
+    assert [answers[0]["error"], answers[3]["error"]] == ["KeyError: 'from'", "ValueError: add by -1"]
+    (worker,) = made
+    assert (worker.count, worker.closed) == (7, True)
+    assert worker.turns >= 1
+    ours.close()
