@@ -101,6 +101,7 @@ class Storage:
                 }
                 for number, disk in enumerate(guest.disks)
             ],
+            "timeout_ns": self._scenario.storage.timeout,
             "log_bytes": guest.log_size if guest.durable else 0,
             "workload": None
             if workload is None

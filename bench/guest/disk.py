@@ -108,11 +108,11 @@ class DiskDriver:
             raise GuestError("the guest has no disks")
         return self._channel.call(name, args, deadline=deadline or Deadline(CALL_NS))
 
-    def post(self, name: str) -> int:
+    def post(self, name: str, args: Mapping[str, Any] | None = None) -> int:
         """Send a command without waiting. :returns: what to :meth:`wait` for, before the next command if at all."""
         if self._channel is None:
             raise GuestError("the guest has no disks")
-        return self._channel.post(name)
+        return self._channel.post(name, args)
 
     def wait(self, posted: int, deadline: Deadline) -> None:
         """Until a command of :meth:`post` is done. :raises GuestError: when it failed."""

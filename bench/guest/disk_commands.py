@@ -3,6 +3,8 @@
 ::
 
     prepare {}                 running    -> {generations: of each server now, local: [disk, ...]}
+    settle  {}                 running    -> {}                  begin to flush
+    settled {}                 running    -> {over, problem, pending}
     mirror  {server, place}    running    -> {}                  begin to copy the local disks there
     mirrors {}                 running    -> {disk: status}      of :meth:`bench.storage.mirror.Mirror.status`
     unmirror {}                running    -> {}                  no copies any more
@@ -27,6 +29,11 @@ def disk_command(disks: GuestDisks, state: str, args: dict[str, Any]) -> dict[st
         raise GuestError(f"the guest is {state}; it must be {needed} for its disks to {what[:40]}")
     if what == "prepare":
         return {"generations": disks.current(), "local": [disk.name for disk in disks.local]}
+    if what == "settle":
+        disks.settle()
+        return {}
+    if what == "settled":
+        return disks.settled()
     if what == "mirror":
         disks.mirror(str(args["server"]), args["place"])
         return {}

@@ -9,7 +9,7 @@ In which order (the lease stays the one ownership point, :mod:`bench.migration.s
     roll-back  retake: raise it again                       after the lease was claimed back, in the background
 
 A request that is under way at the pause is completed before the pause is over, or the pause fails and the guest runs
-on.
+on: what the storage takes from the pause to the release is limited, by :attr:`DisksConfig.timeout_ns`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, Deadline, now_ns
-from bench.errors import GuestError
-from bench.guest.disk import Disk, DiskDriver
+from bench.errors import DeadlineError, GuestError
+from bench.guest.disk import CALL_NS, Disk, DiskDriver
 from bench.guest.disk_workload import DiskWorkload, DiskWorkloadConfig
 from bench.guest.loop import Loop
 from bench.guest.store_log import StoreLog
 
-QUIESCE_NS: Final = 2 * NS_PER_S
-FLUSH_NS: Final = 5 * NS_PER_S
+TIMEOUT_NS: Final = 10 * NS_PER_S
+TIMEOUT_KEY: Final = "storage.timeout of the scenario"
+ORDER_NS: Final = 2 * NS_PER_S  # for orders to the storage servers, however little time is left
 MAX_DISKS: Final = 8
 
 Record = Callable[[str, int], object]
@@ -38,6 +39,7 @@ class DisksConfig:
 
     :param servers: storage server -> address and port.
     :param log_bytes: of the durable store's log at the start of the first disk; 0: the store is not durable.
+    :param timeout_ns: how long a pause may wait for the storage, all in all.
     :param expect: at a destination: the generation each server has now, so that the block layer can connect early.
     """
 
@@ -46,6 +48,7 @@ class DisksConfig:
     log_bytes: int
     workload: DiskWorkloadConfig | None
     expect: Mapping[str, int]
+    timeout_ns: int = TIMEOUT_NS
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any] | None, host: str) -> DisksConfig | None:
@@ -69,6 +72,7 @@ class DisksConfig:
             int(raw.get("log_bytes", 0)),
             None if workload is None else DiskWorkloadConfig.from_json(workload),
             {str(name): int(generation) for name, generation in (raw.get("expect") or {}).items()},
+            int(raw.get("timeout_ns", TIMEOUT_NS)),
         )
 
 
@@ -119,6 +123,7 @@ class GuestDisks(NoDisks):
         self._driver = DiskDriver(loop, died)
         self._released = False
         self._flushing: int | None = None
+        self._limit = Deadline(config.timeout_ns)  # of the pause under way
         self._generations: dict[str, int] = {}
         self.journal: StoreLog | None = None
         self.workload: DiskWorkload | None = None
@@ -171,7 +176,8 @@ class GuestDisks(NoDisks):
         :param expect: what it must be now; None: whatever it is.
         :raises BenchError: refused, or out of reach.
         """
-        value = self._driver.command("take", {"expect": None if expect is None else dict(expect)})
+        told = {"expect": None if expect is None else dict(expect), "timeout_ns": self.config.timeout_ns}
+        value = self._driver.command("take", told, Deadline(self.config.timeout_ns + CALL_NS))
         self._generations = {str(server): int(number) for server, number in value["generations"].items()}
         self._released = False
         self._mark()
@@ -200,26 +206,35 @@ class GuestDisks(NoDisks):
         """Nothing is under way any more.
 
         :param flush: begin to flush, for :meth:`release`.
-        :raises DeadlineError: when the storage does not answer; :meth:`go_on` follows.
+        :raises DeadlineError: when the storage does not answer in time; :meth:`go_on` follows.
         """
+        self._limit = Deadline(self.config.timeout_ns)
         if self.workload is not None:
             self.workload.stop()
-        self._driver.drain(Deadline(QUIESCE_NS))
+        try:
+            self._driver.drain(self._limit)
+        except DeadlineError as error:
+            raise DeadlineError(f"{error.message} ({TIMEOUT_KEY})") from error
         self._record("disks_drained", now_ns())
         if flush:
-            self._flushing = self._driver.post("flush")  # beside what else the pause does
+            self._flushing = self._driver.post("flush", self._left())  # beside what else the pause does
+
+    def _left(self) -> dict[str, int]:
+        """For a command of the block layer."""
+        return {"timeout_ns": max(ORDER_NS, self._limit.remaining_ns)}
 
     def release(self) -> dict[str, Any]:
         """While paused: flush and let go. :returns: generations and times. :raises BenchError: out of reach."""
         self._released = True  # from the first try on: who knows what arrived
-        self._end_flush()
+        patience_ns = self.config.timeout_ns + CALL_NS
+        self._end_flush(Deadline(patience_ns))
         flushed_ns = now_ns()
         mirrors = {}
         if self.local:
-            self._driver.command("finish")
+            self._driver.command("finish", self._left(), Deadline(patience_ns))
             mirrors = self.mirrors()
         mirrored_ns = now_ns()
-        generations = self._driver.command("release")["generations"]
+        generations = self._driver.command("release", self._left(), Deadline(patience_ns))["generations"]
         released_ns = now_ns()
         self._record("disks_flushed", flushed_ns)
         self._record("disks_released", released_ns)
@@ -231,10 +246,10 @@ class GuestDisks(NoDisks):
             "mirrors": mirrors,
         }
 
-    def _end_flush(self) -> None:
+    def _end_flush(self, deadline: Deadline) -> None:
         posted, self._flushing = self._flushing, None
         if posted is not None:
-            self._driver.wait(posted, Deadline(FLUSH_NS))
+            self._driver.wait(posted, deadline)
 
     def go_on(self) -> None:
         """At the source, as if nothing had happened; requests wait until the disks are here again."""
@@ -244,6 +259,16 @@ class GuestDisks(NoDisks):
             self._driver.post("retake")
             self._released = False
         self.run()
+
+    # while it runs
+
+    def settle(self) -> None:
+        """Begin to flush, so that a pause that follows finds little to be flushed."""
+        self._driver.command("settle")
+
+    def settled(self) -> dict[str, Any]:
+        """What became of it: ``{over, problem, pending}``, the last one the requests under way."""
+        return dict(self._driver.command("settled"))
 
     # local disks
 
@@ -288,7 +313,7 @@ class GuestDisks(NoDisks):
         """
         if quiet:
             self.quiesce()
-            self._driver.command("flush")
+            self._driver.command("flush", self._left())
         disks: dict[str, dict[str, Any]] = {disk.name: {"server": disk.server} for disk in self.config.disks}
         if self.journal is not None:
             disks[self.config.disks[0].name]["journal"] = {

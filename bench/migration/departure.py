@@ -15,7 +15,7 @@ from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker
 from bench.migration.engine import Reporter, log, reason_of
 from bench.migration.order import Order
-from bench.migration.storage import has_disks
+from bench.migration.storage import has_disks, timeout_of
 from bench.migration.throttle import Throttler
 
 CONTROL_NS: Final = 10 * NS_PER_S  # to reach the guest
@@ -71,7 +71,7 @@ class DepartingGuest:
 
     def pause(self) -> Paused:
         """From here on the guest stands still, until the handover or :meth:`resume`."""
-        paused = self.control.pause()
+        paused = self.control.pause(Deadline(CONTROL_NS + timeout_of(self._order.guest)))
         self._stack.callback(os.close, paused.fd)
         self._report("pause_begin", paused.times.get("pause_begin_ns"))
         self._report("paused", paused.times.get("vcpus_stopped_ns"), connections=paused.connections)

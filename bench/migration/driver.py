@@ -1,11 +1,13 @@
 """Both engines from the runner's side: start a migration, cancel it, wait for its end.
 
-Events (``bench.timeline``) that the engines send, beside ``round_progress``, which goes up the channel only:
+Events (``bench.timeline``) that the engines send, beside ``round_progress``, ``mirror_progress`` and
+``storage_settling``, which go up the channel only:
 
 - ``engine.source``: setup_begin, connected, setup_end, round_begin {round}, round_end {round, pages, zero_pages,
   bytes_sent, dirty_pages_after, start_ns, end_ns, paused}, switchover_decided {reason}, pause_begin, paused,
   final_pages_sent, device_state_sent {bytes}, storage_begin, storage_end, handover_sent, handover_confirmed,
-  (with disks) mirror_begin {disks}, mirror_close {disks}, storage_flushed, mirror_end {disks}, storage_released,
+  (with disks) mirror_begin {disks}, mirror_close {disks}, storage_settled {took_ns}, storage_flushed,
+  mirror_end {disks}, storage_released,
   postcopy_listen {pages}, postcopy_begin {pages}, postcopy_paused {reason, pages_left},
   postcopy_recovered {pages_left}, postcopy_recover_failed {reason}, postcopy_end {the counts of ``cost``},
   source_gone, resumed_at_source (a roll-back), finished {outcome, reason, digest_source, digest_destination,

@@ -90,7 +90,9 @@ class Session:
         self.report("setup_begin")
         self._guest = self._ending.guest = stack.enter_context(DepartingGuest(order, self.report))
         control = self._guest.control
-        self._storage = storage.SourceStorage(order.guest, control, order.destination_host, self.report)
+        self._storage = storage.SourceStorage(
+            order.guest, control, order.destination_host, self.report, order.link_timeout_ns
+        )
         self._storage.begin(self._commands)
         stack.enter_context(self._peer)
         connection = self._peer.open()
@@ -137,6 +139,7 @@ class Session:
         """
         self._peer.check()
         self._storage.converge(self._peer)
+        self._storage.settle(self._peer)
         self.report("switchover_decided", reason=reason)
         self._guest.control.close_door()
         info = self.connection.info()

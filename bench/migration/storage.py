@@ -6,6 +6,9 @@ released: from that instant, which the storage side notes as ``storage_fenced``,
 carried out. A source that gets the guest back raises the generation again, after it claimed the lease, so that a take
 which comes late fails. So the generation follows the lease, which stays the one ownership point.
 
+Before the pause, while the guest runs, the disks are flushed once (:meth:`SourceStorage.settle`): a disk that is too
+slow, or out of reach, is found out then, and costs no downtime; what is left to be flushed in the pause is little.
+
 A local disk is copied to the destination's storage server in the setup, before any memory; then what the guest writes
 is copied again and again, and what is left of that at the pause crosses between flush and release.
 """
@@ -23,8 +26,10 @@ from bench.migration.commands import Commands
 from bench.migration.engine import Reporter
 from bench.migration.peer import Peer
 
-RELEASE_NS: Final = 20 * NS_PER_S
-TAKE_NS: Final = 10 * NS_PER_S
+BESIDE_NS: Final = 15 * NS_PER_S  # what an order to the guest may take beside the time that the storage is given
+TAKE_NS: Final = 25 * NS_PER_S
+TIMEOUT_NS: Final = 10 * NS_PER_S
+FIRST_LOOK_NS: Final = NS_PER_MS  # at a flush under way; then twice that, ... up to
 LOOK_NS: Final = 20 * NS_PER_MS  # at a copy under way
 TELL_NS: Final = 200 * NS_PER_MS
 
@@ -33,6 +38,11 @@ def has_disks(guest: Mapping[str, Any]) -> bool:
     """:param guest: its ``configure`` dict."""
     storage = guest.get("storage")
     return isinstance(storage, dict) and bool(storage.get("disks"))
+
+
+def timeout_of(guest: Mapping[str, Any]) -> int:
+    """How long its storage may keep a pause waiting, in ns; 0 for a guest without disks."""
+    return int(guest["storage"].get("timeout_ns", TIMEOUT_NS)) if has_disks(guest) else 0
 
 
 def describe(guest: Mapping[str, Any], control: GuestControl) -> dict[str, Any]:
@@ -49,10 +59,15 @@ class SourceStorage:
     """The disks of a departing guest.
 
     :param destination: the hypervisor that it goes to, whose storage server has the name.
+    :param stall_ns: a copy of which nothing arrives for so long has failed.
     """
 
-    def __init__(self, guest: Mapping[str, Any], control: GuestControl, destination: str, report: Reporter) -> None:
+    def __init__(
+        self, guest: Mapping[str, Any], control: GuestControl, destination: str, report: Reporter, stall_ns: int
+    ) -> None:
         self._there = has_disks(guest)
+        self._timeout_ns = timeout_of(guest)
+        self._stall_ns = stall_ns
         self._control = control
         self._report = report
         self._destination = destination
@@ -73,10 +88,19 @@ class SourceStorage:
         self._report("mirror_begin", disks=self._local)
         self._control.disks("mirror", server=self._destination, place=self._place)
         told_ns = 0
+        arrived, stalled = -1, Deadline(self._stall_ns)
         while True:
             status = self._status()
             if all(item["close"] for item in status.values()):
                 break
+            before, arrived = arrived, sum(int(item["arrived_bytes"]) for item in status.values())
+            if arrived != before:
+                stalled = Deadline(self._stall_ns)
+            elif stalled.expired:
+                raise MigrationError(
+                    f"the local disks cannot be copied: nothing has arrived at {self._destination} for "
+                    f"{self._stall_ns / NS_PER_S:g} s"
+                )
             if now_ns() - told_ns > TELL_NS:
                 told_ns = now_ns()
                 left = sum(int(item["dirty_bytes"]) for item in status.values())
@@ -94,6 +118,33 @@ class SourceStorage:
                 peer.connection.wait(0, Deadline(LOOK_NS), "the copies of the local disks")
                 peer.check()
 
+    def settle(self, peer: Peer) -> None:
+        """Flush while the guest runs, just before the pause.
+
+        :raises MigrationError: it takes longer than ``storage.timeout``, or fails: the guest goes on here.
+        """
+        if not self._there:
+            return
+        begin_ns, told_ns, look_ns = now_ns(), now_ns(), FIRST_LOOK_NS
+        limit = Deadline(self._timeout_ns)
+        self._control.disks("settle")
+        while not (state := self._control.disks("settled"))["over"]:
+            if limit.expired:
+                raise MigrationError(
+                    f"the disks are not flushed within {self._timeout_ns / NS_PER_S:g} s, {state['pending']} requests "
+                    "are under way: the storage is slow or out of reach",
+                    "give it more time (storage.timeout)",
+                )
+            if now_ns() - told_ns > TELL_NS:
+                told_ns = now_ns()
+                self._report.progress("storage_settling", requests=state["pending"], since_ns=told_ns - begin_ns)
+            peer.connection.wait(0, Deadline(look_ns), "the flush of the disks")
+            peer.check()
+            look_ns = min(2 * look_ns, LOOK_NS)
+        if state["problem"]:
+            raise MigrationError(f"the disks cannot be flushed: {state['problem']}")
+        self._report("storage_settled", took_ns=now_ns() - begin_ns)
+
     def _status(self) -> Mapping[str, Any]:
         status = self._control.disks("mirrors")
         problem = next((f"disk {disk}: {item['problem']}" for disk, item in status.items() if item.get("problem")), "")
@@ -110,7 +161,7 @@ class SourceStorage:
         generations: dict[str, int] | None = None
         if self._there:
             try:
-                answer = self._control.disks("release", Deadline(RELEASE_NS))
+                answer = self._control.disks("release", Deadline(self._timeout_ns + BESIDE_NS))
             except BenchError as error:
                 raise MigrationError(f"the disks could not be released: {error.message}") from error
             self._report("storage_flushed", int(answer["flushed_ns"]))

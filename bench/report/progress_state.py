@@ -18,6 +18,9 @@ _DESTINATION: Final = "engine.destination"
 _STEPS = {
     (_SOURCE, "setup_begin"): "setting the migration up",
     (_SOURCE, "setup_end"): "set up: copying memory while the guest runs",
+    (_SOURCE, "mirror_begin"): "copying the local disks while the guest runs",
+    (_SOURCE, "mirror_close"): "the local disks are copied, and what is written goes on to the copies",
+    (_SOURCE, "storage_settling"): "waiting until the disks are flushed, while the guest runs",
     (_SOURCE, "switchover_decided"): "switchover",
     (_SOURCE, "paused"): "the guest is paused: copying the rest",
     (_SOURCE, "device_state_sent"): "device state sent",

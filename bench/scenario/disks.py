@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench import units
-from bench.scenario.values import ByteRate, Bytes, Share, Spec, quantity
+from bench.scenario.values import ByteRate, Bytes, DurationNs, Share, Spec, quantity
 
 BLOCK_BYTES = 4096
 
@@ -55,7 +55,19 @@ class DiskWorkloadSpec(Spec):
 
 
 class StorageSpec(Spec):
-    """The storage servers. ``rate``: of each, for reads and writes of all disks together; 0 is unlimited."""
+    """The storage servers. ``rate``: of each, for reads and writes of all disks together; 0 is unlimited.
+
+    ``timeout``: how long a handover may wait for the disks, before the pause and again in it (requests under way, the
+    flush, the release); after that the migration fails, with the reason, and the guest goes on at the source.
+    """
 
     rate: ByteRate = 0
+    timeout: DurationNs = 10 * 10**9
     port: Annotated[int, Field(ge=1, le=65535)] = 10809
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout(cls, value: int) -> int:
+        if not 100 * 10**6 <= value <= 60 * 10**9:
+            raise ValueError("a duration from '100ms' to '60s'")
+        return value

@@ -6,18 +6,21 @@ asynchronously. Commands (args -> value), one after the other::
 
     init     {guest, holder, servers: {name: [address, port]}, disks: [{name, server}]} + area, socket -> {}
     status   {} -> {servers: {name: grant}, mirrors: {server: generation}}
-    take     {expect: {server: generation} | null} -> {generations}   raise the generation; null: whatever it is now
+    take     {expect: {server: generation} | null, timeout_ns} -> {generations}
+                                         raise the generation; null: whatever it is now
     open     {generations} -> {}         connect, so that a later take need not wait for it
     retake   {} -> {}                    after a roll-back: raise it again, in the background, until that works
-    flush    {} -> {}                    everything that was done is on the disks
-    release  {} -> {generations}         let go: the servers serve nobody until the generation is raised
+    settle   {} -> {}                    begin to flush; what becomes of it settled tells
+    settled  {} -> {over, problem, pending}
+    flush    {timeout_ns} -> {}          everything that was done is on the disks
+    release  {timeout_ns} -> {generations}    let go: the servers serve nobody until the generation is raised
     mirror   {disk, server, place} -> {}  begin to copy a local disk to that server
     mirrors  {} -> {disk: status}
-    finish   {} -> {}                    the copies are complete and on their disks
+    finish   {timeout_ns} -> {}          the copies are complete and on their disks
     unmirror {} -> {}
     stats    {} -> {disk: {pending, fenced, connected}}
 
-A command that needs a server which is out of reach fails within a second or so; the requests of the guest wait instead.
+A command that needs a server which is out of reach fails within some seconds; the requests of the guest wait instead.
 """
 
 from __future__ import annotations
@@ -40,12 +43,12 @@ from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.kernel import set_parent_death_signal
 from bench.host.timer import TimerFd, set_timer_slack_ns
 from bench.storage import ring
-from bench.storage.control import Control
-from bench.storage.export import FLUSH, READ, WRITE, Export, Request
+from bench.storage.control import ANSWER_NS, Control
+from bench.storage.export import FLUSH, WRITE, Export, Request
+from bench.storage.guest_port import GuestPort
 from bench.storage.mirror import Mirror
 
-FLUSH_NS: Final = 3 * NS_PER_S
-FINISH_NS: Final = 10 * NS_PER_S
+FLUSH_NS: Final = 10 * NS_PER_S  # unless it is told otherwise
 CONNECT_NS: Final = 5 * NS_PER_S
 RETAKE_NS: Final = 200 * NS_PER_MS
 
@@ -91,60 +94,24 @@ class Alarm:
         del events
 
 
-class GuestPort:
-    """The socket that the guest's requests come over."""
+class Answers:
+    """Of several requests that were sent at once.
 
-    def __init__(self, sock: socket.socket, area: memoryview, submit: Callable[[int, Request], None]) -> None:
-        self._sock = sock
-        self._area = area
-        self._submit = submit
-        self._completions = bytearray()
-        sock.setblocking(False)
+    :ivar error: the first that was none of 0.
+    """
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self.error = 0
 
-    def wants(self) -> int:
-        return select.POLLIN | (select.POLLOUT if self._completions else 0)
+    def done(self, error: int) -> None:
+        """Of one of them."""
+        self._left -= 1
+        self.error = self.error or error
 
-    def due_ns(self) -> int | None:
-        return None
-
-    def on_time(self) -> None:
-        pass
-
-    def ready(self, events: int) -> None:
-        """Take the guest's requests, hand out what is done."""
-        if events & select.POLLIN:
-            with contextlib.suppress(BlockingIOError):
-                data = self._sock.recv(ring.PACKET_BYTES)
-                for item in ring.unpack_requests(data):
-                    self._take(item)
-        self.flush()
-
-    def flush(self) -> None:
-        """Send the completions, as far as the guest takes them."""
-        while self._completions:
-            try:
-                size = ring.PACKET_BYTES // ring.COMPLETION.size * ring.COMPLETION.size
-                sent = self._sock.send(self._completions[:size])
-            except BlockingIOError:
-                return
-            except OSError:  # the guest is gone, which the channel tells
-                self._completions.clear()
-                return
-            del self._completions[:sent]
-
-    def _take(self, item: ring.Item) -> None:
-        def done(error: int) -> None:
-            self._completions += ring.COMPLETION.pack(item.ident, error)
-
-        begin = item.slot * ring.SLOT_BYTES
-        buffer = self._area[begin : begin + item.length] if item.kind in (READ, WRITE) else None
-        if buffer is not None and (item.length > ring.SLOT_BYTES or len(buffer) != item.length):
-            done(errno.EINVAL)
-            return
-        self._submit(item.disk, Request(item.kind, item.offset, item.length, buffer, bool(item.flags & ring.FUA), done))
+    @property
+    def over(self) -> bool:
+        return self._left <= 0
 
 
 class BlockLayer:
@@ -163,6 +130,7 @@ class BlockLayer:
         self._mirrors: dict[int, tuple[Mirror, Export, str]] = {}
         self._mirror_generations: dict[str, int] = {}
         self._mirroring: dict[int, str] = {}  # disk -> why it cannot be copied
+        self._settling = Answers(0)
         self._retake = Alarm(self._try_again)
         self._retaking: set[str] = set()
         self._messages: list[Message] = []
@@ -274,8 +242,13 @@ class BlockLayer:
             self._controls[server] = Control(server, *self._places[server])
         return self._controls[server]
 
-    def _ask_all(self, orders: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """Send an order to each server at once and wait for all. :raises StorageError: the first that failed."""
+    def _ask_all(
+        self, orders: Mapping[str, Mapping[str, Any]], answer_ns: int = ANSWER_NS
+    ) -> dict[str, Mapping[str, Any]]:
+        """Send an order to each server at once and wait for all. :raises StorageError: the first that failed.
+
+        :param answer_ns: for a server that is there and busy.
+        """
         answers: dict[str, Mapping[str, Any]] = {}
         errors: list[StorageError] = []
 
@@ -288,7 +261,9 @@ class BlockLayer:
             return receive
 
         for server, order in orders.items():
-            self._control(server).ask({"guest": self._guest, "holder": self._holder, **order}, receiver(server))
+            self._control(server).ask(
+                {"guest": self._guest, "holder": self._holder, **order}, receiver(server), answer_ns
+            )
         while len(answers) < len(orders):
             self._turn(None)  # a control fails by itself when no answer comes
         if errors:
@@ -306,7 +281,7 @@ class BlockLayer:
             found = self._do_status({})["servers"]
             expect = {server: int(grant["generation"]) for server, grant in found.items()}
         orders = {server: {"do": "raise", "generation": int(expect[server])} for server in dict.fromkeys(self._servers)}
-        answers = self._ask_all(orders)
+        answers = self._ask_all(orders, int(args.get("timeout_ns", ANSWER_NS)))
         self._open({server: int(grant["generation"]) for server, grant in answers.items()})
         return {"generations": self._generations}
 
@@ -353,31 +328,39 @@ class BlockLayer:
             order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
             self._control(server).ask(order, answered)
 
-    def _do_flush(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        del args
-        left = len(self._exports)
-        errors: list[int] = []
-
-        def done(error: int) -> None:
-            nonlocal left
-            left -= 1
-            if error:
-                errors.append(error)
-
+    def _flush_all(self) -> Answers:
+        answers = Answers(len(self._exports))
         for export in self._exports:
-            export.submit(Request(FLUSH, 0, 0, None, False, done))
-        self._wait(lambda: not left, Deadline(FLUSH_NS), "flush: the storage is out of reach")
-        if errors:
-            raise StorageError(f"flush: {os.strerror(errors[0])}")
+            export.submit(Request(FLUSH, 0, 0, None, False, answers.done))
+        return answers
+
+    def _have(self, answers: Answers, args: Mapping[str, Any], what: str) -> None:
+        """Wait for all of them. :raises BenchError: one failed, or it takes longer than ``timeout_ns`` of *args*."""
+        self._wait(lambda: answers.over, Deadline(int(args.get("timeout_ns", FLUSH_NS))), what)
+        if answers.error:
+            raise StorageError(f"{what}: {os.strerror(answers.error)}")
+
+    def _do_settle(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        del args
+        self._settling = self._flush_all()
+        return {}
+
+    def _do_settled(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        del args
+        settling = self._settling
+        problem = os.strerror(settling.error) if settling.error else ""
+        return {"over": settling.over, "problem": problem, "pending": sum(map(len, self._exports))}
+
+    def _do_flush(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        self._have(self._flush_all(), args, "the flush of the disks")
         return {}
 
     def _do_release(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        del args
         orders = {
             server: {"do": "release", "generation": self._generations[server]}
             for server in dict.fromkeys(self._servers)
         }
-        self._ask_all(orders)
+        self._ask_all(orders, int(args.get("timeout_ns", ANSWER_NS)))
         return {"generations": {**self._generations, **self._mirror_generations}}
 
     # local disks
@@ -426,7 +409,7 @@ class BlockLayer:
         for number, error in self._mirroring.items():
             disk = self._exports[number].disk
             if number not in self._mirrors:
-                found[disk] = {"close": False, "problem": error, "rounds": [], "copied_bytes": 0, "dirty_bytes": 0}
+                found[disk] = {"close": False, "problem": error, "rounds": [], "dirty_bytes": 0, "arrived_bytes": 0}
                 continue
             mirror, target, server = self._mirrors[number]
             problem = os.strerror(mirror.error) if mirror.error else ""
@@ -436,21 +419,10 @@ class BlockLayer:
         return found
 
     def _do_finish(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        del args
-        left = len(self._mirrors)
-        errors: list[int] = []
-
-        def done(error: int) -> None:
-            nonlocal left
-            left -= 1
-            if error:
-                errors.append(error)
-
+        answers = Answers(len(self._mirrors))
         for mirror, _export, _server in self._mirrors.values():
-            mirror.finish(done)
-        self._wait(lambda: not left, Deadline(FINISH_NS), "the copies of the local disks complete")
-        if errors:
-            raise StorageError(f"the copy of a local disk: {os.strerror(errors[0])}")
+            mirror.finish(answers.done)
+        self._have(answers, args, "the copies of the local disks")
         return {}
 
     def _do_unmirror(self, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The hypervisor's line to a storage server's grants: one connection that stays in the NBD handshake.
 
 Never blocks. One order at a time, each answered or failed within a time; after a failure the next order connects anew.
+A server that is busy may be given more time than one that is out of reach gets: TCP tells the two apart.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any, Final
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import StorageError
 from bench.storage import nbd_wire as nbd
+from bench.storage.silence import notice_silence
 
 ANSWER_NS: Final = 1000 * NS_PER_MS
+SILENT_NS: Final = 1000 * NS_PER_MS  # a server whose machine acknowledges nothing for so long is out of reach
 
 Done = Callable[[Mapping[str, Any], "StorageError | None"], None]
 """Called once with the answer, or with an empty one and what went wrong."""
@@ -25,10 +28,10 @@ Done = Callable[[Mapping[str, Any], "StorageError | None"], None]
 class Control:
     """:param name: of the server, for messages; *address* and *port* are the fence's."""
 
-    def __init__(self, name: str, address: str, port: int, answer_ns: int = ANSWER_NS) -> None:
+    def __init__(self, name: str, address: str, port: int) -> None:
         self.name = name
         self._place = (address, port)
-        self._answer_ns = answer_ns
+        self._answer_ns = ANSWER_NS
         self._sock: socket.socket | None = None
         self._greeted = False
         self._in = bytearray()
@@ -45,16 +48,21 @@ class Control:
         self._greeted = False
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        notice_silence(self._sock, SILENT_NS)
         result = self._sock.connect_ex(self._place)
         if result not in (0, errno.EINPROGRESS):
             self._fail(os.strerror(result))
 
-    def ask(self, order: Mapping[str, Any], done: Done) -> None:
-        """Send an order; *done* is called later, never from here."""
+    def ask(self, order: Mapping[str, Any], done: Done, answer_ns: int = ANSWER_NS) -> None:
+        """Send an order; *done* is called later, never from here.
+
+        :param answer_ns: how long the server may take.
+        """
         if self._done is not None:
             raise StorageError(f"storage server {self.name}: an order is under way")
         self._done = done
-        self._due_ns = now_ns() + self._answer_ns
+        self._answer_ns = answer_ns
+        self._due_ns = now_ns() + answer_ns
         self.connect()
         self._out += nbd.option(nbd.OPT_GRANT, nbd.pack_object(dict(order)))
 

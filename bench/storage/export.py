@@ -1,7 +1,8 @@
 """One disk as the hypervisor's block layer reaches it: an NBD connection that is made anew until it works.
 
-A request stays here until the storage side has carried it out. When the connection breaks or stands still, everything
-that is not done is sent again over a new one, in the old order; its higher incarnation makes the fence drop the former
+A request stays here until the storage side has carried it out, however long its disk takes. When the connection breaks,
+or the other machine acknowledges nothing that is sent (:mod:`bench.storage.silence`), everything that is not done is
+sent again over a new one, in the old order; its higher incarnation makes the fence drop the former
 (:mod:`bench.storage.fence`), so no copy of a request can come late. A request that the fence refuses because its
 generation has ended also stays: either this hypervisor gets the disk back, or it dies with its guest.
 
@@ -15,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import select
+import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +26,12 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.storage.nbd_wire import ExportName
+from bench.storage.silence import notice_silence
 from bench.storage.unflushed import Change, Unflushed
 
 RETRY_NS: Final = 100 * NS_PER_MS
-STALL_NS: Final = 2 * NS_PER_S  # nothing came back for so long: try another connection
+STALL_NS: Final = 2 * NS_PER_S  # not connected after so long: try again
+SILENT_NS: Final = 2 * NS_PER_S  # connected, and nothing was acknowledged for so long: try another connection
 _AGAIN: Final = frozenset(
     {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.ENODEV}
 )
@@ -74,8 +79,7 @@ class Export:
         self._handle: Any = None
         self._ready = False
         self._retry_ns: int | None = None
-        self._progress_ns = 0
-        self._in_flight = 0
+        self._begun_ns = 0
         self._finished: list[tuple[Request, int]] = []
         self._unflushed = Unflushed()
         self._server = ""  # the image server that has what is unflushed
@@ -103,8 +107,6 @@ class Export:
         self._connect()
 
     def submit(self, request: Request) -> None:
-        if not self._pending:
-            self._progress_ns = now_ns()
         self._pending[request] = None
         if self._ready and not self.fenced:
             self._admit(request)
@@ -131,7 +133,7 @@ class Export:
         name = ExportName(self._guest, self.disk, self._holder, self._generation, self._incarnation)
         handle.set_export_name(str(name))
         self._handle = handle
-        self._progress_ns = now_ns()
+        self._begun_ns = now_ns()
         self._retry_ns = None
         try:
             handle.aio_connect_tcp(self._place[0], str(self._place[1]))
@@ -140,7 +142,6 @@ class Export:
 
     def _drop(self) -> None:
         handle, self._handle, self._ready = self._handle, None, False
-        self._in_flight = 0
         self._finished.clear()  # of the handle that goes: sent again
         self._to_redo.clear()
         self._redoing = None
@@ -182,12 +183,10 @@ class Export:
                 handle.aio_pread(buffer, request.offset, completion=completed)
             else:
                 handle.aio_pwrite(buffer, request.offset, completion=completed, flags=flags)
-            self._in_flight += 1
         except nbd.Error as error:
             if self._lost():
                 self._again()
             else:
-                self._in_flight += 1
                 self._finished.append((request, error.errnum or errno.EIO))
 
     def _settle(self) -> None:
@@ -198,8 +197,6 @@ class Export:
                 self._completed(request, error)
 
     def _completed(self, request: Request, error: int) -> None:
-        self._in_flight -= 1
-        self._progress_ns = now_ns()
         if error in _AGAIN or (error and self._lost()):
             return  # sent again with the next connection
         if error == errno.EPERM:
@@ -281,8 +278,8 @@ class Export:
             return 0
         if self._handle is None:
             return self._retry_ns
-        waiting = not self._ready or self._in_flight
-        return self._progress_ns + STALL_NS if waiting and not self.fenced else None
+        connecting = not self._ready and self._redoing is None
+        return self._begun_ns + STALL_NS if connecting and not self.fenced else None
 
     def on_time(self) -> None:
         """Time to try again."""
@@ -313,7 +310,8 @@ class Export:
             self._again()
         elif not self._ready and self._redoing is None and handle.aio_is_ready():
             self.size_bytes = int(handle.get_size())
-            self._progress_ns = now_ns()
+            with socket.socket(fileno=os.dup(handle.aio_get_fd())) as sock:
+                notice_silence(sock, SILENT_NS)
             self._meet(str(handle.get_export_description()))
 
 

@@ -36,6 +36,10 @@ HANDSHAKE_S: Final = 10.0
 _SO_SNDBUFFORCE: Final = 32
 _CREDENTIALS: Final = struct.Struct("3i")
 MAX_IN_FLIGHT: Final = 256  # of one connection
+READ_AHEAD_BYTES: Final = (
+    16 << 20
+)  # asyncio reads up to twice that: more than a block layer ever has under way, so that
+# a slow disk never closes the window of its connection, which would be taken for silence
 
 Notify = Callable[..., object]
 """Called as an :class:`bench.timeline.EventWriter`."""

@@ -41,6 +41,7 @@ class Mirror:
         self.rounds: list[dict[str, int]] = []
         self.copied_bytes = 0
         self.zero_bytes = 0
+        self.arrived_bytes = 0
         self.error = 0
         self.close = False
         self._sent_in_round = 0
@@ -69,6 +70,7 @@ class Mirror:
             "dirty_bytes": self._dirty_count * BLOCK_BYTES,
             "copied_bytes": self.copied_bytes,
             "zero_bytes": self.zero_bytes,
+            "arrived_bytes": self.arrived_bytes,
             "close": self.close,
             "error": self.error,
         }
@@ -126,6 +128,7 @@ class Mirror:
         def written(error: int) -> None:
             self._free.append(room)
             self._busy.discard(block)
+            self.arrived_bytes += length
             self.error = self.error or error
             if not self._busy and not self._dirty_count:
                 self.close = True

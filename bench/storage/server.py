@@ -27,7 +27,7 @@ from bench.errors import BenchError, StorageError
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.kernel import set_parent_death_signal
 from bench.storage import images
-from bench.storage.fence import BUFFER_BYTES, Fence
+from bench.storage.fence import READ_AHEAD_BYTES, Fence
 from bench.storage.images import FORMATS, DiskSpec, LoopDevice
 from bench.timeline import EventWriter
 
@@ -168,7 +168,7 @@ class Server:
                 backends, Path(str(args["directory"])), self._events, int(args.get("rate_bytes_per_s", 0))
             )
             listener = await asyncio.start_server(
-                self._accepted, str(args["address"]), int(args["port"]), limit=BUFFER_BYTES, backlog=BACKLOG
+                self._accepted, str(args["address"]), int(args["port"]), limit=READ_AHEAD_BYTES, backlog=BACKLOG
             )
         except (BenchError, OSError) as error:
             self._channel.send_error(number, error.message if isinstance(error, BenchError) else str(error))
