@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -19,6 +19,8 @@ from bench.units import format_duration
 from bench.variables.experiment import Measured, Swept, sweep
 from bench.variables.plot import draw
 from bench.variables.points import QUICK, Variable, variables
+
+TIMES: Final = ("total_ns", "transfer_ns", "expected_transfer_ns", "downtime_ns", "expected_downtime_ns")
 
 
 @app.command("variables")
@@ -66,6 +68,9 @@ def run_variables(
     for item in swept:
         (place.path / f"{item.variable.key}.svg").write_text(draw(item), encoding="utf-8")
         console.print(_table(item))
+        for found in item.points:
+            if found.problem:
+                console.print(f"{found.value:g} {item.variable.unit}: {found.problem}", highlight=False, markup=False)
         for line in item.sentences():
             console.print(line, highlight=False)
         console.print()
@@ -83,16 +88,19 @@ def _chosen(known: tuple[Variable, ...], only: list[str]) -> list[Variable]:
 
 
 def _table(swept: Swept) -> Table:
-    """Medians of the point's migrations, each beside what the model expects."""
+    """Medians of the point's migrations, each beside what the model expects: of the transfer, which is the total time
+    without its set-up, of the downtime and of the rounds.
+    """
     table = Table(title=swept.variable.name, title_justify="left")
-    for caption in (swept.variable.unit, "total", "expected", "downtime", "expected", "rounds", "expected", "outage"):
+    captions = ("total", "transfer", "expected", "downtime", "expected", "rounds", "expected", "outage")
+    for caption in (swept.variable.unit, *captions):
         table.add_column(caption, justify="right")
     for point in swept.points:
         if point.problem:
-            table.add_row(f"{point.value:g}", point.problem)
+            table.add_row(f"{point.value:g}")
             continue
         cells = [
-            *(_time(point, name) for name in ("total_ns", "expected_total_ns", "downtime_ns", "expected_downtime_ns")),
+            *(_time(point, name) for name in TIMES),
             *(_count(point, name) for name in ("rounds", "expected_rounds")),
             _time(point, "outage_ns"),
         ]

@@ -23,18 +23,29 @@ STOPPED: Final = (130, 143, 129)
 _ENTRY: Final = "from bench.cli import main; main()"
 
 
+FIGURES: Final = (
+    ("total time", "total_ns"),
+    ("its transfer", "transfer_ns"),
+    ("downtime", "downtime_ns"),
+    ("the longest outage", "outage_ns"),
+)
+"""What sentences are about: name and member of a sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One migration. Times in ns; None: not observed, or the model has no expectation.
 
+    :param transfer_ns: the total time without its set-up: what the model's expectation is of.
     :param outage_ns: the longest of its client flows.
     """
 
     total_ns: int | None
+    transfer_ns: int | None
     downtime_ns: int | None
     rounds: int
     outage_ns: int | None
-    expected_total_ns: int | None
+    expected_transfer_ns: int | None
     expected_downtime_ns: int | None
     expected_rounds: int | None
 
@@ -61,11 +72,8 @@ class Swept:
     points: list[Measured] = field(default_factory=list)
 
     def sentences(self) -> list[str]:
-        """What it did to total time and to downtime."""
-        return [
-            sentence(what, self.variable.name, self.pairs(name))
-            for what, name in (("total time", "total_ns"), ("downtime", "downtime_ns"))
-        ]
+        """What it did to each figure."""
+        return [sentence(what, self.variable.name, self.pairs(name)) for what, name in FIGURES]
 
     def pairs(self, name: str) -> list[tuple[float, float]]:
         """(value, measured) of every sample that has it."""
@@ -97,6 +105,7 @@ def samples_of(result: RunResult) -> list[Sample]:
         found.append(
             Sample(
                 move.total_ns,
+                None if move.prediction is None else move.prediction.transfer_ns,
                 move.downtime_ns,
                 len(move.rounds),
                 max(outages, default=None),

@@ -58,7 +58,10 @@ def sentence(what: str, variable: str, points: Sequence[tuple[float, float]]) ->
         if law is not None and abs(law.exponent) < FLAT and _spread(middle) < STEADY:
             return f"{what} does not depend on {variable} (exponent {law.exponent:+.2f})"
         ratio = last / first if first > 0 else math.inf
-        return f"{what} follows no power of {variable}: at its highest value it is {ratio:.2f} times that at its lowest"
+        said = f"{what} follows no power of {variable}: at its highest value it is {ratio:.2f} times that at its lowest"
+        if law is None:
+            return said
+        return f"{said} (the best exponent, {law.exponent:+.2f}, explains {100 * max(0, law.explained):.0f} %)"
     if abs(law.exponent) < FLAT:
         return f"{what} does not depend on {variable} (exponent {law.exponent:+.2f})"
     if abs(law.exponent + 1) < 0.2:

@@ -14,7 +14,8 @@ WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 30, 50
 SERIES: Final = (
     ("total_ns", "total time", "#1f6feb", ""),
-    ("expected_total_ns", "total, expected", "#1f6feb", "5 4"),
+    ("transfer_ns", "transfer", "#1a7f37", ""),
+    ("expected_transfer_ns", "transfer, expected", "#1a7f37", "5 4"),
     ("downtime_ns", "downtime", "#d1242f", ""),
     ("expected_downtime_ns", "downtime, expected", "#d1242f", "5 4"),
     ("outage_ns", "longest outage", "#8250df", ""),

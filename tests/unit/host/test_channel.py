@@ -137,7 +137,8 @@ def test_a_worker_is_made_by_the_first_command_and_has_its_turns_until_the_end()
     for name, args in (("start", {}), ("start", {"from": 5}), ("add", {"by": 2}), ("add", {"by": -1})):
         ours.post(name, args)
     ours.sock.shutdown(socket.SHUT_WR)
-    serve_worker(Channel(theirs, "runner"), make)
+    other = Channel(theirs, "runner")
+    serve_worker(other, make)
     answers = [ours.receive(Deadline(NS_PER_S)) for _ in range(4)]
     assert ["error" in answer for answer in answers] == [True, False, False, True]
     assert [answers[0]["error"], answers[3]["error"]] == ["KeyError: 'from'", "ValueError: add by -1"]
@@ -145,3 +146,4 @@ def test_a_worker_is_made_by_the_first_command_and_has_its_turns_until_the_end()
     assert (worker.count, worker.closed) == (7, True)
     assert worker.turns >= 1
     ours.close()
+    other.close()
