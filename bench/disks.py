@@ -165,6 +165,9 @@ class Storage:
                     "generations": list(findings.generations),
                 }
                 problems += [f"disk {label}: {problem}" for problem in findings.problems[:5]]
+                refused = int((expected.get("journal") or {}).get("refused", 0))
+                if refused:
+                    problems.append(f"disk {label}: the log was full, {refused} commands were refused (guest.log_size)")
                 wrong = int((expected.get("workload") or {}).get("wrong_reads", 0))
                 if wrong:
                     problems.append(f"disk {label}: the guest read {wrong} blocks that were not what it had written")

@@ -30,7 +30,8 @@ TIMEOUT_KEY: Final = "storage.timeout of the scenario"
 ORDER_NS: Final = 2 * NS_PER_S  # for orders to the storage servers, however little time is left
 MAX_DISKS: Final = 8
 
-Record = Callable[[str, int], object]
+Record = Callable[..., object]
+"""Called with an event's name, its time and its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +212,12 @@ class GuestDisks(NoDisks):
         self._limit = Deadline(self.config.timeout_ns)
         if self.workload is not None:
             self.workload.stop()
+        under_way = self._driver.under_way
         try:
             self._driver.drain(self._limit)
         except DeadlineError as error:
             raise DeadlineError(f"{error.message} ({TIMEOUT_KEY})") from error
-        self._record("disks_drained", now_ns())
+        self._record("disks_drained", now_ns(), requests=under_way)
         if flush:
             self._flushing = self._driver.post("flush", self._left())  # beside what else the pause does
 
@@ -319,6 +321,7 @@ class GuestDisks(NoDisks):
             disks[self.config.disks[0].name]["journal"] = {
                 "sequence": self.journal.durable,
                 "error": self.journal.error,
+                "refused": self.journal.refused,
             }
         if self.workload is not None:
             disks[self.config.disks[self.workload_disk].name]["workload"] = self.workload.stats()

@@ -2,7 +2,8 @@
 
 Records are appended (:mod:`bench.storage.records`) and written by one commit at a time, with FUA; whatever is appended
 during a commit goes with the next. A commit that fails, or a log that is full, ends the accepting of writes: from then
-on they are refused, and what was not acknowledged never will be.
+on they are refused, and what was not acknowledged never will be. The log is never rewritten to make it shorter: an
+independent reader is to find all that ever happened.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class StoreLog:
 
     :ivar appended: the sequence number of the newest record; ``durable`` that of the newest one on the disk.
     :ivar generation: what records are marked with.
+    :ivar refused: commands that found it full, at this hypervisor.
     """
 
     def __init__(self, driver: DiskDriver, disk: Disk, area_bytes: int) -> None:
@@ -36,6 +38,7 @@ class StoreLog:
         self.durable = 0
         self.generation = 0
         self.error = ""
+        self.refused = 0
         self._tail = records.BLOCK_BYTES  # where the next commit writes: the start of the last block in use
         self._partial = b""  # what that block holds
         self._waiting = bytearray()
@@ -108,7 +111,9 @@ class StoreLog:
             return self.error
         if payload_bytes > ring.SLOT_BYTES // 2:
             return "the command is larger than the log takes"
-        return "the log is full" if used + 2 * records.BLOCK_BYTES > self.area_bytes else ""
+        if used + 2 * records.BLOCK_BYTES <= self.area_bytes:
+            return ""
+        return f"its log of {self.area_bytes >> 10} KiB is full: a larger guest.log_size takes more"
 
     def append(self, payload: bytes) -> int:
         """:returns: its sequence number; :attr:`durable` reaches it when it is on the disk."""

@@ -38,7 +38,7 @@ DISK_WORKLOAD = {
 class DiskMover(Mover):
     """Its guest has one disk, with a durable store's log and a workload on it."""
 
-    def serve(self, kind: str, form: str) -> None:
+    def serve(self, kind: str, form: str, rate_bytes_per_s: int = 0) -> None:
         """Start the storage servers that a guest with such a disk needs."""
         self.kind, self.form = kind, form
         self.servers = {}
@@ -52,19 +52,23 @@ class DiskMover(Mover):
                 events=self.lab.directory / f"storage.{name}.jsonl",
                 log=self.lab.directory / f"storage.{name}.log",
                 netns_pid=self.lab.namespaces[name].pid,
+                rate_bytes_per_s=rate_bytes_per_s,
             )
             self.lab.stack.callback(self.servers[name].stop)
             self.servers[name].start()
 
-    def boot_with_disk(self, kind="shared", form="raw", **changes) -> None:
-        self.serve(kind, form)
+    def boot_with_disk(self, kind="shared", form="raw", *, workload=DISK_WORKLOAD, rate=0, log=True) -> None:
+        """:param rate: of the storage server in bytes/s; *log*: with a durable store and somebody who writes to it."""
+        self.serve(kind, form, rate)
         storage = {
             "servers": {name: [ADDRESSES[name], server.port] for name, server in self.servers.items()},
             "disks": [{"name": "vda", "kind": kind, "server": None if kind == "local" else "st1", "size_bytes": SIZE}],
-            "log_bytes": LOG_BYTES,
-            "workload": DISK_WORKLOAD,
+            "log_bytes": LOG_BYTES if log else 0,
+            "workload": workload,
         }
-        self.boot(storage=storage, **changes)
+        self.boot(storage=storage)
+        if not log:
+            return
         self.writer = subprocess.Popen(
             self.lab.namespaces["c"].enter(sys.executable, str(WRITER), "journal", GUEST_IP),
             stdout=subprocess.PIPE,

@@ -157,6 +157,7 @@ class RedisStream:
             payload = resp.bulks(words)
             refused = journal.accepts(len(payload))
             if refused:
+                journal.refused += 1
                 reply = resp.error(f"MISCONF the store is durable, and {refused}")
             else:
                 reply = execute(session, words)
