@@ -25,9 +25,9 @@ TIMES: Final = ("total_ns", "transfer_ns", "expected_transfer_ns", "downtime_ns"
 
 @app.command("variables")
 def run_variables(
-    scenario: Annotated[str, typer.Argument(help="The base: a scenario file, or the name of a shipped one.")] = (
-        "smallest"
-    ),
+    scenario: Annotated[
+        str, typer.Argument(help="The base: a scenario file, or the name of a shipped one.")
+    ] = "variables",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario.")
     ] = None,

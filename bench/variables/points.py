@@ -8,7 +8,16 @@ from typing import Final
 from bench.scenario import Scenario
 
 DISKS: Final = 'guest.disks=[{kind="shared", format="raw", size="32MiB"}]'
-QUICK: Final = ("calibration.enabled=false", "run.warmup=700ms", "run.settle=100ms", "run.pause_between=100ms")
+QUICK: Final = (
+    "calibration.enabled=false",
+    "run.warmup=700ms",
+    "run.settle=100ms",
+    "run.pause_between=100ms",
+    "run.watch_switches=false",
+    'controller.app="standalone"',
+    'clients=[{kind="udp-echo", interval="1ms"}]',
+)
+"""What makes a run short: nothing is calibrated, one client, switches that learn by themselves, short waits."""
 
 
 @dataclass(frozen=True, slots=True)
