@@ -165,10 +165,18 @@ class Storage:
                     "generations": list(findings.generations),
                 }
                 problems += [f"disk {label}: {problem}" for problem in findings.problems[:5]]
-                refused = int((expected.get("journal") or {}).get("refused", 0))
-                if refused:
-                    problems.append(f"disk {label}: the log was full, {refused} commands were refused (guest.log_size)")
-                wrong = int((expected.get("workload") or {}).get("wrong_reads", 0))
-                if wrong:
-                    problems.append(f"disk {label}: the guest read {wrong} blocks that were not what it had written")
+                problems += [f"disk {label}: {problem}" for problem in _told(expected)]
         return found, problems
+
+
+def _told(expected: Mapping[str, Any]) -> list[str]:
+    """What the guest itself found wrong with a disk."""
+    journal, workload = expected.get("journal") or {}, expected.get("workload") or {}
+    problems = [str(journal["error"])] if journal.get("error") else []
+    if journal.get("refused"):
+        problems.append(f"the log was full, {journal['refused']} commands were refused (guest.log_size)")
+    if workload.get("failed"):
+        problems.append(f"{workload['failed']} requests of the guest failed")
+    if workload.get("wrong_reads"):
+        problems.append(f"the guest read {workload['wrong_reads']} blocks that were not what it had written")
+    return problems

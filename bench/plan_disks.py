@@ -6,12 +6,12 @@ Looks at images and devices, and changes nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import ScenarioError, StorageError
 from bench.plan_guests import key_of
-from bench.scenario import GuestSpec, Scenario
+from bench.scenario import DiskSpec, GuestSpec, Scenario
 from bench.storage import images
 
 
@@ -37,15 +37,24 @@ def check_disks(scenario: Scenario, storage: str | None, hypervisors: Sequence[s
             )
     if storage in hypervisors:
         raise ScenarioError(where, "network.storage", storage, "a host that is no hypervisor")
-    _check_images(scenario, guests, where)
-    made = sum(disk.size for guest in guests for disk in guest.disks if disk.image is None)
+    sizes = _check_images(scenario, guests, where)
+    made = sum(_made_bytes(disk, sizes) for guest in guests for disk in guest.disks)
     free = shutil.disk_usage("/run").free
     if made > free - images.SPARE_BYTES:
         key = key_of(scenario, guests[0], "disks")
         raise ScenarioError(where, key, f"{made >> 20} MiB of disks to be made", f"at most the {free >> 20} MiB free")
 
 
-def _check_images(scenario: Scenario, guests: Sequence[GuestSpec], where: str) -> None:
+def _made_bytes(disk: DiskSpec, sizes: Mapping[str, int]) -> int:
+    """What a run makes for a disk: itself unless it is there, and of a local one the copy at its destination."""
+    if disk.image is not None:
+        return sizes[disk.image] if disk.kind == "local" else 0
+    return 2 * disk.size if disk.kind == "local" else disk.size
+
+
+def _check_images(scenario: Scenario, guests: Sequence[GuestSpec], where: str) -> dict[str, int]:
+    """:returns: image -> its size in bytes. :raises ScenarioError: one cannot be used."""
+    sizes: dict[str, int] = {}
     seen: dict[Path, str] = {}
     for guest in guests:
         for number, disk in enumerate(guest.disks):
@@ -57,10 +66,11 @@ def _check_images(scenario: Scenario, guests: Sequence[GuestSpec], where: str) -
                 raise ScenarioError(where, key, disk.image, f"an image that no other disk uses, as {seen[path]} does")
             seen[path] = key
             try:
-                size_bytes = images.check_existing(path, disk.kind, disk.format)
+                size_bytes = sizes[disk.image] = images.check_existing(path, disk.kind, disk.format)
             except StorageError as error:
                 remedy = error.remedy or "an image that is there, of the disk's format, and free"
                 raise ScenarioError(where, key, disk.image, f"{remedy} ({error.message})") from None
             least = guest.log_size if guest.durable and number == 0 else 0
             if size_bytes <= least:
                 raise ScenarioError(where, key, f"{size_bytes} bytes", f"more than the log's {least} bytes")
+    return sizes
