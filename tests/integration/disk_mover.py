@@ -63,6 +63,7 @@ class DiskMover(Mover):
         storage = {
             "servers": {name: [ADDRESSES[name], server.port] for name, server in self.servers.items()},
             "disks": [{"name": "vda", "kind": kind, "server": None if kind == "local" else "st1", "size_bytes": SIZE}],
+            "timeout_ns": 3 * NS_PER_S,
             "log_bytes": LOG_BYTES if log else 0,
             "workload": workload,
         }
