@@ -198,7 +198,7 @@ class Watch:
         seen.reasons += seen.frames.reasons
 
 
-def _flow(client: ClientSpec, guest_address: str) -> dict[str, Any]:
+def _flow(client: ClientSpec, address: str) -> dict[str, Any]:
     """A client of the scenario as the agent's ``configure`` wants it."""
     return {
         "name": client.name,
@@ -209,7 +209,7 @@ def _flow(client: ClientSpec, guest_address: str) -> dict[str, Any]:
         "rate_bps": client.rate,
         "timeout_ns": client.timeout,
         "command": list(client.command),
-        "guest_address": guest_address,
+        "address": address,
         "retry": client.retry,
         "tcp": {
             "congestion": client.tcp.congestion,

@@ -4,7 +4,7 @@ Run as ``python -m bench.probe.client --channel-fd N --directory DIR --events FI
 namespace. Commands on the channel (:mod:`bench.host.channel`):
 
 ``configure`` {guest_address, flows: [{name, kind, interval_ns, think_ns, size, rate_bps, timeout_ns, command,
-guest_address?, tcp?, retry?}]} -> {}
+address?, tcp?, retry?}]} -> {}
     once, before anything else; a flow may have a guest of its own.
 ``start`` {} -> {}
     begins every flow; does not wait for connections.
@@ -36,14 +36,14 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
 from bench.errors import BenchError, ProbeError
+from bench.flows.tcp_options import check_supported, kernel_retries, set_retries2
+from bench.flows.tcp_samples import SAMPLE_NS
 from bench.host.channel import Channel, ChannelClosed
 from bench.host.timer import set_timer_slack_ns
 from bench.probe.flows import Flow, FlowSpec, make_flow
 from bench.probe.flows.library import LibraryFlow
-from bench.probe.flows.options import check_supported, kernel_retries, set_retries2
 from bench.probe.flows.tcp import TcpFlow
 from bench.probe.loop import READABLE, Loop, Periodic
-from bench.probe.tcp_samples import SAMPLE_NS
 from bench.records import SAMPLES_SUFFIX
 from bench.timeline import Event, EventWriter
 
@@ -132,7 +132,7 @@ class ClientAgent:
         if len({spec.name for spec in specs}) != len(specs):
             raise ProbeError("two flows have the same name")
         self._flows = [
-            make_flow(spec, spec.guest_address or address, self._loop, self._directory, self._events) for spec in specs
+            make_flow(spec, spec.address or address, self._loop, self._directory, self._events) for spec in specs
         ]
         wanted = {spec.tcp.retries2 for spec in specs if spec.tcp.retries2}
         if len(wanted) > 1:

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
-from bench.probe.flows.base import error_name
+from bench.flows.spec import error_name
+from bench.flows.tcp_info import TcpInfo, tcp_info
 from bench.probe.loop import READABLE, WRITABLE, Loop, Periodic
-from bench.probe.tcp_info import TcpInfo, tcp_info
 
 HEADER: Final = struct.Struct("<QQ")
 SAMPLE_NS: Final = 10 * NS_PER_MS

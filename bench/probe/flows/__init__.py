@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.errors import ProbeError
-from bench.probe.flows.base import Flow, FlowEvent, FlowSpec
+from bench.flows.spec import FlowSpec
+from bench.probe.flows.base import Flow, FlowEvent
 from bench.probe.flows.command import CommandFlow
 from bench.probe.flows.http_client import HttpFlow
 from bench.probe.flows.redis_client import RedisFlow

@@ -2,94 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import random
-import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from bench.clock import NS_PER_S, now_ns
-from bench.errors import ProbeError
-from bench.probe.flows.options import TcpOptions
+from bench.clock import now_ns
+from bench.flows.spec import FlowSpec, error_name
 from bench.probe.loop import Loop
 from bench.probe.records import RecordBuffer
 from bench.records import DUPLICATES_SHIFT, STATUS_CORRUPT, STATUS_REORDERED
-
-GRACE_NS: Final = NS_PER_S
-"""How long after its stop a flow waits for the answers that are still outstanding; then they are lost."""
-
-FILLER_BYTES: Final = 1 << 17
-_NAME: Final = re.compile(r"^[A-Za-z0-9_.-]{1,32}$")
-
-
-@dataclass(frozen=True, slots=True)
-class FlowSpec:
-    """One flow as the agent was told it; units in the names, ``rate_bps`` in bit/s with 0 for "as fast as it goes".
-
-    :param guest_address: of the guest that it talks to; empty for the agent's.
-    """
-
-    name: str
-    kind: str
-    interval_ns: int = 1_000_000
-    think_ns: int = 1_000_000
-    size: int = 64
-    rate_bps: int = 0
-    timeout_ns: int = 60 * NS_PER_S
-    command: tuple[str, ...] = ()
-    guest_address: str = ""
-    tcp: TcpOptions = field(default_factory=TcpOptions)
-    retry: bool = False
-
-    @classmethod
-    def from_json(cls, raw: object) -> FlowSpec:
-        """:raises ProbeError: naming the member that is missing or wrong."""
-        if not isinstance(raw, Mapping):
-            raise ProbeError(f"a flow must be an object, not {type(raw).__name__}")
-        name, kind, command = raw.get("name"), raw.get("kind"), raw.get("command", ())
-        if not isinstance(name, str) or not _NAME.match(name):
-            raise ProbeError(f"a flow's name must be 1 to 32 letters, digits or _.-, not {str(name)[:80]!r}")
-        if not isinstance(kind, str):
-            raise ProbeError(f"flow {name}: kind must be text")
-        if not isinstance(command, list | tuple) or not all(isinstance(word, str) for word in command):
-            raise ProbeError(f"flow {name}: command must be a list of words")
-        address = raw.get("guest_address", "")
-        if not isinstance(address, str):
-            raise ProbeError(f"flow {name}: guest_address must be text")
-        retry = raw.get("retry", False)
-        if not isinstance(retry, bool):
-            raise ProbeError(f"flow {name}: retry must be true or false")
-        options = TcpOptions.from_json(raw.get("tcp", {}), name)
-        limits = {
-            "interval_ns": (10_000, 3600 * NS_PER_S),
-            "think_ns": (0, 3600 * NS_PER_S),
-            "size": (16, 65536),
-            "rate_bps": (0, 10**12),
-            "timeout_ns": (1_000_000, 3600 * NS_PER_S),
-        }
-        numbers: dict[str, int] = {}
-        for key, (least, most) in limits.items():
-            value = raw.get(key)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise ProbeError(f"flow {name}: {key} must be a whole number from {least} to {most}, not {value!r}")
-            numbers[key] = value
-        return cls(
-            name=name,
-            kind=kind,
-            command=tuple(command),
-            guest_address=address,
-            tcp=options,
-            retry=retry,
-            **numbers,
-        )
-
 
 FlowEvent = Callable[..., object]
 """``on_event(name, **data)``: writes one event of this flow."""
@@ -203,15 +125,3 @@ class Flow(ABC):
     def _finish_after(self, duration_ns: int) -> None:
         """Finish at the latest *duration_ns* from now."""
         self._at(now_ns() + duration_ns, self.finish)
-
-
-def error_name(error: Exception) -> str:
-    """``"ECONNRESET"`` for an OSError, the class's name for others."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return errno.errorcode.get(error.errno, os.strerror(error.errno))
-    return type(error).__name__
-
-
-def filler(name: str) -> bytes:
-    """Pseudo-random content, the same for every flow of this name."""
-    return random.Random(zlib.crc32(name.encode())).randbytes(FILLER_BYTES)

@@ -12,7 +12,7 @@ import socket
 import zlib
 from typing import Any, Final
 
-from bench.probe.flows.base import filler
+from bench.flows.spec import filler
 from bench.probe.flows.library import LibraryFlow
 
 PORT: Final = 80

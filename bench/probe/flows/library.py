@@ -15,10 +15,11 @@ from collections import deque
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
-from bench.probe.flows.base import GRACE_NS, Flow, error_name
+from bench.flows.spec import GRACE_NS, error_name
+from bench.flows.tcp_info import tcp_info
+from bench.flows.tcp_samples import TcpSamples
+from bench.probe.flows.base import Flow
 from bench.probe.flows.tcp import RECONNECT_NS
-from bench.probe.tcp_info import tcp_info
-from bench.probe.tcp_samples import TcpSamples
 from bench.records import STATUS_CORRUPT
 
 _LOOK_NS: Final = 20 * NS_PER_MS

@@ -10,7 +10,7 @@ import socket
 from typing import Any, Final
 
 from bench.errors import ProbeError
-from bench.probe.flows.base import filler
+from bench.flows.spec import filler
 from bench.probe.flows.library import LibraryFlow
 
 PORT: Final = 6379

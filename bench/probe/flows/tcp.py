@@ -10,10 +10,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Final
 
 from bench.clock import NS_PER_MS, now_ns
-from bench.probe.flows.base import Flow, error_name
+from bench.flows.spec import error_name
+from bench.flows.tcp_info import tcp_info
+from bench.flows.tcp_samples import TcpSamples
+from bench.probe.flows.base import Flow
 from bench.probe.loop import READABLE, WRITABLE
-from bench.probe.tcp_info import tcp_info
-from bench.probe.tcp_samples import TcpSamples
 
 RECONNECT_NS: Final = 100 * NS_PER_MS
 

@@ -15,7 +15,8 @@ from collections import Counter
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
-from bench.probe.flows.base import GRACE_NS, Flow, error_name, filler
+from bench.flows.spec import GRACE_NS, error_name, filler
+from bench.probe.flows.base import Flow
 from bench.probe.loop import READABLE, WRITABLE, Periodic
 from bench.records import STATUS_CORRUPT
 

@@ -7,7 +7,7 @@ works is only known then, or when a keepalive probe's end tells. See ``tcp.keepa
 from __future__ import annotations
 
 from bench.clock import now_ns
-from bench.probe.flows.base import GRACE_NS
+from bench.flows.spec import GRACE_NS
 from bench.probe.flows.tcp_request import TcpRequestFlow
 
 

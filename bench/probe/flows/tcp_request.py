@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, Final
 
 from bench.clock import now_ns
-from bench.probe.flows.base import GRACE_NS, filler
+from bench.flows.spec import GRACE_NS, filler
 from bench.probe.flows.tcp import TcpFlow
 from bench.records import STATUS_CORRUPT
 

@@ -18,7 +18,8 @@ import struct
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
-from bench.probe.flows.base import GRACE_NS, Flow, filler
+from bench.flows.spec import GRACE_NS, filler
+from bench.probe.flows.base import Flow
 from bench.probe.loop import READABLE, Periodic
 from bench.records import STATUS_CORRUPT, STATUS_REORDERED, STATUS_UNSENT
 

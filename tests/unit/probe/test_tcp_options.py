@@ -8,9 +8,9 @@ import pytest
 
 from bench.clock import NS_PER_S
 from bench.errors import ProbeError, ScenarioError
-from bench.probe.flows.options import TcpOptions, check_supported, kernel_retries
-from bench.probe.tcp_info import parse_tcp_info, tcp_info
-from bench.probe.tcp_samples import TcpSamples
+from bench.flows.tcp_info import parse_tcp_info, tcp_info
+from bench.flows.tcp_options import TcpOptions, check_supported, kernel_retries
+from bench.flows.tcp_samples import TcpSamples
 from bench.scenario import parse_scenario, with_commands
 
 

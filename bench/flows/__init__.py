@@ -1,0 +1,1 @@
+"""What flows are, whoever runs them: their specification, their connections' options, and what the kernel says."""
