@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from bench.analysis.assemble import FlowRecords
 from bench.analysis.fate import Options
+from bench.clock import NS_PER_S
+from bench.flows.notes import SUFFIX, arrived, load_notes, records_of
 from bench.probe.clients import FlowReport
 from bench.records import SAMPLES_SUFFIX, TCP_SAMPLE, StructuredArray, load_records
 from bench.scenario import ClientSpec
@@ -35,23 +39,64 @@ def collect_events(directory: Path) -> Timeline:
     return Timeline(events)
 
 
-def collect_flows(reports: Iterable[FlowReport], clients: Iterable[ClientSpec]) -> list[FlowRecords]:
-    """What the agents kept of each flow."""
+def collect_flows(reports: Iterable[FlowReport], clients: Iterable[ClientSpec], events: Path) -> list[FlowRecords]:
+    """What was kept of each flow, by its agent or (the guest's own, and one-way datagrams) in the notes of its ends.
+
+    :param events: the run's events, where the notes lie.
+    """
     specs = {client.name: client for client in clients}
-    return [
-        FlowRecords(
-            item.host,
-            item.name,
-            item.kind,
-            item.report,
-            load_records(item.records) if item.records.exists() else None,
-            specs[item.name].rate,
-            str(specs[item.name].guest),
-            _samples(item.records),
-            _options(specs[item.name]),
-        )
-        for item in reports
-    ]
+    noted = any(client.direction == "from-guest" or client.kind == "udp-stream" for client in specs.values())
+    notes = load_notes(sorted(events.glob(f"*{SUFFIX}"))) if noted else None
+    return [_collect(item, specs[item.name], notes, events) for item in reports]
+
+
+def _collect(item: FlowReport, spec: ClientSpec, notes: StructuredArray | None, events: Path) -> FlowRecords:
+    report = item.report
+    records = load_records(item.records) if item.records.exists() else None
+    samples = _samples(item.records)
+    if spec.direction == "from-guest" and notes is not None:
+        records = records_of(notes, item.name)
+        samples = _guest_samples(events, item.name)
+        item.records.parent.mkdir(parents=True, exist_ok=True)
+        if samples is not None:
+            np.save(item.records.with_name(item.name + SAMPLES_SUFFIX), samples, allow_pickle=False)
+    elif spec.kind == "udp-stream" and records is not None and notes is not None:
+        records = arrived(records, records_of(notes, item.name))
+    if spec.kind == "udp-stream" and records is not None:
+        report = judged(report, records)
+    if records is not None and (spec.direction == "from-guest" or spec.kind == "udp-stream"):
+        np.save(item.records, records, allow_pickle=False)
+    return FlowRecords(
+        item.host,
+        item.name,
+        item.kind,
+        report,
+        records,
+        spec.rate,
+        str(spec.guest),
+        samples,
+        _options(spec),
+        spec.direction,
+    )
+
+
+def judged(report: Mapping[str, Any], records: StructuredArray) -> Mapping[str, Any]:
+    """A one-way flow has nobody to tell it that it is dead: it is when nothing of its last second arrived."""
+    if not len(records) or not report.get("alive"):
+        return report
+    last = records["sent_ns"] >= records["sent_ns"].max() - NS_PER_S
+    dead = not records["received_ns"][last].any()
+    return {**report, "alive": False, "error": "nothing arrives"} if dead else report
+
+
+def _guest_samples(events: Path, name: str) -> StructuredArray | None:
+    """Those of all processes that the guest was in, by time."""
+    paths = sorted(events.glob(f"*{SUFFIX}.{name}{SAMPLES_SUFFIX}"))
+    if not paths:
+        return None
+    samples = np.concatenate([load_records(path, TCP_SAMPLE) for path in paths])
+    ordered: StructuredArray = samples[np.argsort(samples["t_ns"], kind="stable")]
+    return ordered
 
 
 def _samples(records: Path) -> StructuredArray | None:

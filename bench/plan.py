@@ -157,10 +157,21 @@ def _flows(
             names = ", ".join(guest.name for guest in scenario.guests)
             raise ScenarioError(where, f"clients.{index}.guest", client.guest, f"one of the guests {names}") from None
         flows[host] = (*flows.get(host, ()), client.model_copy(update={"guest": guest}))
-        if len({flow.tcp.retries2 for flow in flows[host]} - {0}) > 1:
-            one = f"one value for all flows of {host}, whose kernel's setting it is"
+        who = guest if client.direction == "from-guest" else host
+        if len(_retries2(flows, who, client.direction)) > 1:
+            one = f"one value for all flows of {who}, whose kernel's setting it is"
             raise ScenarioError(where, f"clients.{index}.tcp.retries2", client.tcp.retries2, one)
     return flows
+
+
+def _retries2(flows: dict[str, tuple[ClientSpec, ...]], who: str, direction: str) -> set[int]:
+    """What the flows that *who*, a client host or a guest, runs want of ``tcp_retries2``."""
+    return {
+        flow.tcp.retries2
+        for host, some in flows.items()
+        for flow in some
+        if flow.direction == direction and who == (flow.guest if direction == "from-guest" else host)
+    } - {0}
 
 
 def _check_links(scenario: Scenario, links: tuple[tuple[str, str], ...], where: str) -> None:

@@ -50,7 +50,7 @@ DUPLICATES_SHIFT: Final = 16
 """``status >> DUPLICATES_SHIFT`` is how many further copies of the answer came (saturating at 65535)."""
 
 REQUEST_KINDS: Final = ("udp-echo", "tcp-request", "tcp-connect", "http", "redis")
-PROGRESS_KINDS: Final = ("tcp-download", "tcp-upload")
+PROGRESS_KINDS: Final = ("tcp-download", "tcp-upload", "udp-stream")
 
 TCP_SAMPLE: Final = np.dtype(
     [

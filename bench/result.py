@@ -92,13 +92,14 @@ class FlowTcp(Part):
 
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
-    ms. ``guest``: that it talks to.
+    ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``.
     """
 
     name: str
     kind: str
     host: str
     guest: str = ""
+    direction: Literal["to-guest", "from-guest"] = "to-guest"
     requests: int
     lost: int
     duplicated: int

@@ -167,7 +167,11 @@ class Runner:
             timeline=collect_events(self.directory / "events"),
             frames=seen.frames.records,
             interfaces=seen.frames.interfaces,
-            flows=collect_flows(seen.reports, (client for flows in self.plan.flows.values() for client in flows)),
+            flows=collect_flows(
+                seen.reports,
+                (client for flows in self.plan.flows.values() for client in flows),
+                self.directory / "events",
+            ),
             host_ports={there: port for ports in testbed.switch_ports().values() for port, there in ports.items()},
             links=testbed.links,
             environment={

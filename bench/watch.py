@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline
+from bench.guest_flows import GuestFlows, flow_order
 from bench.plan import Plan
 from bench.probe.capture import CapturePort, Captures
 from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.frames import Frames, FrameWatcher
 from bench.probe.switches import SwitchWatch
-from bench.scenario import ClientSpec, Scenario
-from bench.scenario.values import parse_keepalive
+from bench.scenario import Scenario
 from bench.testbed import Testbed
 from bench.timeline import Event
 
@@ -51,6 +51,7 @@ class Watch:
         self._captures: Captures | None = None
         self._switches: SwitchWatch | None = None
         self._agents: ClientAgents | None = None
+        self._guests_own: GuestFlows | None = None
         self._last_reply_ns: dict[str, int] = {}
         self._dead: set[str] = set()
         clients = [client for flows in plan.flows.values() for client in flows]
@@ -111,8 +112,15 @@ class Watch:
         self._agents = agents = stack.enter_context(ClientAgents(*directories))
         for host, flows in self.plan.flows.items():
             agents.spawn(host, testbed.net[host].pid)
-            addressed = [_flow(flow, self.scenario.guest_named(flow.guest).address) for flow in flows]
+            addressed = [
+                flow_order(flow, self.scenario.guest_named(flow.guest).address)
+                for flow in flows
+                if flow.direction == "to-guest"
+            ]
             agents.configure(host, self.scenario.guests[0].address, addressed)
+        self._guests_own = own = GuestFlows(self.plan, self.directory, self.output / "requests", testbed)
+        stack.callback(own.close)
+        own.start()
         agents.start(self.on_event)
 
     # hearing
@@ -157,6 +165,13 @@ class Watch:
             self.poll(min(POLL_NS, deadline.remaining_ns))
             testbed.require_alive()
             testbed.guests.require_alive()
+            self._ask_guests()
+
+    def _ask_guests(self) -> None:
+        """How the flows are that the guests run themselves; not while one moves."""
+        if self._guests_own is not None:
+            for event in self._guests_own.status():
+                self.on_event(event)
 
     def wait_recovered(self, testbed: Testbed, since_ns: int) -> None:
         """Wait, bounded, until every living flow of a living guest has had an answer after *since_ns*."""
@@ -174,6 +189,7 @@ class Watch:
             self.poll(POLL_NS)
             testbed.require_alive()
             testbed.guests.require_alive()
+            self._ask_guests()
 
     # the end
 
@@ -183,6 +199,8 @@ class Watch:
         seen = Seen()
         if self._agents is not None:
             seen.reports = self._agents.stop(self.on_event)
+        if self._guests_own is not None:
+            seen.reports += self._guests_own.stop()
         return seen
 
     def stop_frames(self, seen: Seen) -> None:
@@ -196,28 +214,3 @@ class Watch:
             self._switches.stop()
             seen.reasons += self._switches.reasons
         seen.reasons += seen.frames.reasons
-
-
-def _flow(client: ClientSpec, address: str) -> dict[str, Any]:
-    """A client of the scenario as the agent's ``configure`` wants it."""
-    return {
-        "name": client.name,
-        "kind": client.kind,
-        "interval_ns": client.interval,
-        "think_ns": client.think,
-        "size": client.size,
-        "rate_bps": client.rate,
-        "timeout_ns": client.timeout,
-        "command": list(client.command),
-        "address": address,
-        "retry": client.retry,
-        "tcp": {
-            "congestion": client.tcp.congestion,
-            "user_timeout_ns": client.tcp.user_timeout,
-            "keepalive": list(parse_keepalive(client.tcp.keepalive)) if client.tcp.keepalive else [],
-            "rto_min_ns": client.tcp.rto_min,
-            "retries2": client.tcp.retries2,
-            "syn_retries": client.tcp.syn_retries,
-            "nagle": client.tcp.nagle,
-        },
-    }

@@ -58,6 +58,11 @@ class FlowRecords:
     guest: str = "g1"
     samples: StructuredArray | None = None
     options: Options = field(default_factory=Options)
+    direction: Literal["to-guest", "from-guest"] = "to-guest"
+
+    @property
+    def from_guest(self) -> bool:
+        return self.direction == "from-guest"
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ def _never(raw: RawRun) -> MigrationResult:
 
 
 def _counted(flow: FlowRecords) -> FlowAnalysis | None:
-    return None if flow.records is None else analyse_flow(flow.kind, flow.records, None)
+    return None if flow.records is None else analyse_flow(flow.kind, flow.records, None, from_guest=flow.from_guest)
 
 
 class _View:
@@ -257,7 +262,8 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
     _paused_ns, resumed_ns = pause_and_resume_ns(view.timeline, window)
     # Without relearning having been seen to end, nobody knows when the network was ready again: no upper end then.
     ready_ns = None if resumed_ns is None or stable_ns is None else max(resumed_ns, stable_ns)
-    analysis = analyse_flow(flow.kind, flow.records, replace(window, resume_ns=resumed_ns, ready_ns=ready_ns), ended_ns)
+    seen = replace(window, resume_ns=resumed_ns, ready_ns=ready_ns)
+    analysis = analyse_flow(flow.kind, flow.records, seen, ended_ns, from_guest=flow.from_guest)
     if window.pause_ns is None:  # failed or cancelled before: what the flow missed was not the switchover's
         return _flow_result(flow, analysis, {"budget_note": "the guest was never paused"})
     cuts = cut_points(view.timeline, window, stable_ns)
@@ -269,11 +275,12 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
         return _flow_result(flow, analysis, {"budget_note": "the client connected anew: its own wait is in the outage"})
     path = flow_path(
         raw.interfaces,
-        client=(raw.addresses[flow.host], local_port),
-        guest=(view.guest.address, service),
+        client=(raw.addresses[flow.host], service if flow.from_guest else local_port),
+        guest=(view.guest.address, local_port if flow.from_guest else service),
         client_interface=raw.host_ports.get(flow.host, ""),
         new_interface=raw.host_ports.get(move.destination, ""),
         old_interface=raw.host_ports.get(move.source, ""),
+        from_guest=flow.from_guest,
     )
     through = find_through(flow.kind, view.frames, path, cuts.port_wired_ns, analysis.outage)
     budget = outage_budget(analysis.outage, cuts, through)
@@ -302,6 +309,7 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
         kind=flow.kind,
         host=flow.host,
         guest=flow.guest,
+        direction=flow.direction,
         requests=number("requests"),
         lost=number("lost"),
         duplicated=number("duplicated"),

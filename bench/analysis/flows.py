@@ -8,8 +8,9 @@ replies that were under way when the outage began do not end it. Not answered in
 :func:`in_time_limit_ns` of the flow's typical latency. So a TCP request that spans the blackout has an outage of its
 own latency, and a UDP probe's outage ends with the first later probe that was answered.
 
-*One-way flows* (``tcp-download``, ``tcp-upload``): from the last progress before a gap to the first good progress after
-it, of gaps longer than :func:`in_time_limit_ns` of the flow's typical gap.
+*One-way flows* (``tcp-download``, ``tcp-upload``, ``udp-stream``), and what the guest asks of a server: from the last
+progress before a gap to the first good progress after it, of gaps longer than :func:`in_time_limit_ns` of the flow's
+typical gap.
 
 Of several stretches the longest counts that belongs to this migration's switchover: that begins before the guest and
 the network were ready again, and ends after the guest resumed (or was paused), where these are known. (What a
@@ -79,7 +80,8 @@ class Counts:
 class Outage:
     """One stretch without service; *end_ns* is the first good reply or progress, unless not *recovered*.
 
-    :param through_sent_ns: when the request was sent whose reply ended it; None for one-way flows and without recovery.
+    :param through_sent_ns: when what ended it was sent: the request that was answered, or the datagram that arrived;
+        None without recovery, and for bulk flows.
     """
 
     start_ns: int
@@ -125,16 +127,24 @@ def in_time_limit_ns(typical_ns: int) -> int:
 
 
 def analyse_flow(
-    kind: str, records: StructuredArray, window: Window | None, observed_until_ns: int | None = None
+    kind: str,
+    records: StructuredArray,
+    window: Window | None,
+    observed_until_ns: int | None = None,
+    *,
+    from_guest: bool = False,
 ) -> FlowAnalysis:
     """Counts over all *records*, outage and longest gap of the migration in *window* (None: there was no migration).
 
     :param records: of :data:`bench.records.RECORD`, of the whole flow (all migrations), in the order of ``seq``.
     :param observed_until_ns: when the flow was stopped or died (``ended_ns`` of the agent's report); by default the
         last record's time.
+    :param from_guest: the guest is the client. It asks nothing while it is paused, so that the time without answers
+        counts, as for one-way flows.
     """
     good = _good(records)
-    arrivals = np.sort(records["received_ns"][good])
+    order = np.argsort(records["received_ns"][good], kind="stable")
+    arrivals, sent = records["received_ns"][good][order], records["sent_ns"][good][order]
     gaps = np.diff(arrivals)
     typical = int(np.median(gaps)) if len(gaps) else None
     last = int(max(records["sent_ns"].max(), records["received_ns"].max())) if len(records) else 0
@@ -144,10 +154,10 @@ def analyse_flow(
         ends = arrivals[1:]
         of_window = gaps[(ends >= window.start_ns) & (ends < window.end_ns)]
         longest = int(of_window.max()) if len(of_window) else None
-        if kind in REQUEST_KINDS:
+        if kind in PROGRESS_KINDS or (kind in REQUEST_KINDS and from_guest):
+            outage = _progress_outage(arrivals, sent, gaps, window, until)
+        elif kind in REQUEST_KINDS:
             outage = _request_outage(records, good, window, until)
-        elif kind in PROGRESS_KINDS:
-            outage = _progress_outage(arrivals, gaps, window, until)
     return FlowAnalysis(count(records), outage, typical, longest)
 
 
@@ -193,7 +203,7 @@ def _request_outage(records: StructuredArray, good: _Flags, window: Window, unti
     return Outage(int(sent[chosen]), int(ends[chosen]), bool(recovered), through)
 
 
-def _progress_outage(arrivals: _Ints, gaps: _Ints, window: Window, until_ns: int) -> Outage | None:
+def _progress_outage(arrivals: _Ints, sent: _Ints, gaps: _Ints, window: Window, until_ns: int) -> Outage | None:
     if not len(arrivals):
         return None
     limit = in_time_limit_ns(int(np.median(gaps)) if len(gaps) else 0)
@@ -208,7 +218,9 @@ def _progress_outage(arrivals: _Ints, gaps: _Ints, window: Window, until_ns: int
     chosen = int(stretch.argmax())
     if stretch[chosen] < 0:
         return _nothing_noticed(window)
-    return Outage(int(starts[chosen]), int(ends[chosen]), recovered=chosen < len(gaps))
+    recovered = chosen < len(gaps)
+    through = int(sent[chosen + 1]) if recovered and sent[chosen + 1] != arrivals[chosen + 1] else None
+    return Outage(int(starts[chosen]), int(ends[chosen]), recovered, through)
 
 
 def _nothing_noticed(window: Window) -> Outage:

@@ -3,12 +3,14 @@
 That moment ends the *client's wait* of the outage budget (:mod:`bench.analysis.budget`). Whose segment it is depends on
 who was cut off in the middle of what:
 
-- ``udp-echo``: the probe whose answer ended the outage; the flow's records alone say when it was sent.
+- ``udp-echo``, ``udp-stream``: the datagram that ended the outage; the flow's records alone say when it was sent.
 - ``tcp-upload``, and a ``tcp-request`` whose request was lost: the client's. Its retransmission timer (or its next
   segment) decides: of the client's segments that left the new port (direction out) after the guest's port was wired the
   first; and the time is when that very segment came from the client (direction in at the client's port).
 - ``tcp-download``, and a ``tcp-request`` whose reply was cut off: the guest's, after it left repair: the first with
   data that had not reached the client before, as it came out of the new port.
+
+- from the guest: the same, with the guest's server in the client's place.
 
 So for TCP the earlier of the two is taken. Only segments with data count: an acknowledgement, or the answer to the
 window probe that ends TCP_REPAIR, moves nothing.
@@ -37,7 +39,8 @@ from bench.records import (
 _U32 = npt.NDArray[np.uint32]
 
 _LOOK_BACK_NS = 10 * NS_PER_S
-_PORTS = {"udp-echo": 7, "tcp-request": 7, "tcp-upload": 80, "http": 80, "redis": 6379}
+_PORTS = {"udp-echo": 7, "udp-stream": 5001, "tcp-request": 7, "tcp-upload": 80, "http": 80, "redis": 6379}
+_DATAGRAM_KINDS = ("udp-echo", "udp-stream")
 
 
 def guest_port(kind: str, rate_bps: int) -> int | None:
@@ -53,7 +56,8 @@ class FlowPath:
 
     Interfaces are indexes into the frames' table of interfaces; None where there is no such port or nothing was seen.
 
-    :param guest_port: the service's port.
+    :param client_port: of a flow from the guest that of its server, which stands in the client's place.
+    :param guest_port: the service's port; of a flow from the guest its own.
     :param client_interface: the switch port towards the client's host.
     :param new_interface: the switch port towards the *destination* hypervisor.
     :param old_interface: the switch port towards the source hypervisor.
@@ -66,6 +70,7 @@ class FlowPath:
     client_interface: int | None
     new_interface: int | None
     old_interface: int | None
+    from_guest: bool = False
 
 
 def flow_path(
@@ -76,6 +81,7 @@ def flow_path(
     client_interface: str,
     new_interface: str,
     old_interface: str,
+    from_guest: bool = False,
 ) -> FlowPath:
     """A :class:`FlowPath` from names.
 
@@ -92,6 +98,7 @@ def flow_path(
         client_interface=index.get(client_interface),
         new_interface=index.get(new_interface),
         old_interface=index.get(old_interface),
+        from_guest=from_guest,
     )
 
 
@@ -108,7 +115,7 @@ def find_through(
     # Slices of what is ordered cost nothing; every comparison below costs its whole length.
     begin, end = np.searchsorted(frames["t_ns"], [outage.start_ns - _LOOK_BACK_NS, outage.end_ns + 1])
     frames = frames[begin:end]
-    if kind == "udp-echo":
+    if kind in _DATAGRAM_KINDS:
         left = outage.through_sent_ns
         passed = None if left is None else _probe_passed_ns(frames, path, left, outage.end_ns)
     elif wired_ns is None:
@@ -141,7 +148,8 @@ def _of_flow(frames: StructuredArray, path: FlowPath, protocol: int, to_guest: b
 
 
 def _probe_passed_ns(frames: StructuredArray, path: FlowPath, sent_ns: int, until_ns: int) -> int | None:
-    probes = _seen(_of_flow(frames, path, PROTOCOL_UDP, to_guest=True), path.new_interface, DIRECTION_OUT)
+    direction = DIRECTION_IN if path.from_guest else DIRECTION_OUT
+    probes = _seen(_of_flow(frames, path, PROTOCOL_UDP, not path.from_guest), path.new_interface, direction)
     times = probes["t_ns"][(probes["t_ns"] >= sent_ns) & (probes["t_ns"] <= until_ns)]
     return int(times.min()) if len(times) else None
 

@@ -8,8 +8,8 @@ import random
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from bench.clock import NS_PER_S
 from bench.errors import ProbeError
@@ -83,6 +83,10 @@ class FlowSpec:
             retry=retry,
             **numbers,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """What :meth:`from_json` reads."""
+        return asdict(self)
 
 
 def filler(name: str) -> bytes:

@@ -31,6 +31,9 @@ class TcpSamples:
         self._count = 0
         self._last = b""
 
+    def __len__(self) -> int:
+        return self._count
+
     def look(self, sock: socket.socket) -> None:
         """Take a sample now. :raises OSError: when the socket is closed."""
         raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES)

@@ -180,6 +180,13 @@ class GuestControl:
         """An order to the guest's disks, see :mod:`bench.guest.disk_commands`."""
         return self._call("disks", {"do": what, **args}, deadline)
 
+    def flows(self, what: str, deadline: Deadline | None = None, **args: Any) -> Message:
+        """The flows that the guest itself runs: ``start`` (with ``flows``), ``stop``, or just look.
+
+        :returns: ``{flows: [report], kernel}``, see :meth:`bench.guest.clients.outbound.Outbound.report`.
+        """
+        return self._call("flows", {"do": what, **args}, deadline)
+
     # pre-copy
 
     def memory(self, deadline: Deadline | None = None) -> GuestMemory:

@@ -6,6 +6,7 @@ socket that the kernel still drains) could not be moved.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -53,6 +54,7 @@ class Connection:
         self.sock = sock
         self.service = service
         self.saved: TcpState | None = None
+        self.error: OSError | None = None  # of which it died
         self._loop = loop
         self._traffic = traffic
         self._closed = closed
@@ -108,9 +110,14 @@ class Connection:
             if state is not None:
                 leave(self.sock, state)
         except OSError as error:
+            self.error = error
             self.close()
             return f"{self.service.name}: {error}"
         return ""
+
+    def unacknowledged_bytes(self) -> int:
+        """Of what the service has said: what the peer has not acknowledged yet, sent or not."""
+        return tcp_repair.queued_bytes(self.sock) + len(self._backlog)
 
     # running
 
@@ -121,6 +128,8 @@ class Connection:
     def handle(self, events: int) -> None:
         """Of epoll."""
         if events & select.EPOLLERR:
+            number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self.error = OSError(number, os.strerror(number)) if number else None
             self.close()
             return
         self._guarded(lambda: self._react(events))
@@ -138,7 +147,8 @@ class Connection:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except OSError:  # reset by the peer, timed out: over
+        except OSError as error:  # reset by the peer, timed out: over
+            self.error = error
             self.close()
 
     def _react(self, events: int) -> None:

@@ -7,9 +7,9 @@ Layout, integers in network byte order::
     body         binary parts one after the other, in the order in which the header gives their lengths
 
 The header's members: ``name, memory_bytes, mac, address, owner, generation, counters, registers[], neighbours[]``,
-``disks``, ``streams[]`` (each a TCP connection with its service's state; ``receive_bytes`` and ``send_bytes`` long
-parts) and ``datagrams[]`` (unread ones; ``bytes`` long parts). It never holds a Python object: bytes from a peer are
-data only, and whatever is wrong with them is one :class:`GuestError`.
+``disks``, ``flows[]``, ``streams[]`` (each a TCP connection with its service's state; ``receive_bytes`` and
+``send_bytes`` long parts) and ``datagrams[]`` (unread ones; ``bytes`` long parts). It never holds a Python object:
+bytes from a peer are data only, and whatever is wrong with them is one :class:`GuestError`.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ class DeviceState:
     :param registers: one JSON object for each vCPU, in order.
     :param neighbours: (IPv4 address, MAC) of the guest's neighbour table.
     :param counters: running totals that go on at the destination.
+    :param flows: of the guest's own flows (:mod:`bench.guest.clients`).
     :param disks: of what uses the disks (:meth:`bench.guest.disks.GuestDisks.export`), None without disks.
     """
 
@@ -171,6 +172,7 @@ class DeviceState:
     streams: tuple[StreamState, ...] = ()
     datagrams: tuple[DatagramState, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+    flows: tuple[Mapping[str, Any], ...] = ()
     disks: Mapping[str, Any] | None = None
 
 
@@ -188,6 +190,7 @@ def encode(state: DeviceState) -> list[bytes]:
         "generation": state.generation,
         "counters": dict(state.counters),
         "disks": None if state.disks is None else dict(state.disks),
+        "flows": [dict(flow) for flow in state.flows],
         "registers": [dict(registers) for registers in state.registers],
         "neighbours": state.neighbours,
         "streams": [
@@ -271,6 +274,7 @@ def _state(raw: Mapping[str, Any], body: _Body) -> DeviceState:
         streams=streams,
         datagrams=datagrams,
         counters={_text(key, 64): _integer(value, 0, 1 << 62) for key, value in _object(raw["counters"]).items()},
+        flows=tuple(_object(item) for item in _items(raw.get("flows", []))),
         disks=None if raw.get("disks") is None else _object(raw["disks"]),
     )
 

@@ -27,8 +27,10 @@ from typing import Any
 
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, GuestError
+from bench.flows.notes import SUFFIX, NoteFile
 from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer, Chatter, Send
+from bench.guest.clients.outbound import Outbound
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
@@ -284,6 +286,7 @@ class ProcessGuest:
             streams=streams,
             datagrams=datagrams,
             counters=sockets.counters(),
+            flows=sockets.outbound.dump(),
             disks=self._disks.export(),
         )
 
@@ -316,6 +319,7 @@ class ProcessGuest:
         assert self._sockets is not None
         try:
             self._wired_port().set_neighbours(state.neighbours)
+            self._sockets.outbound.restore(state.flows)
             self._sockets.restore(state.streams, state.datagrams, state.counters)
             for vcpu, registers in zip(self._vcpus, state.registers, strict=True):
                 vcpu.load(registers, Deadline(_VCPU_NS))
@@ -397,6 +401,11 @@ class ProcessGuest:
             raise GuestError("the guest has no disks")
         return self._disks
 
+    @property
+    def outbound(self) -> Outbound:
+        """The flows of its own. :raises GuestError: when the guest does not run."""
+        return self._running_sockets().outbound
+
     # the end
 
     def stats(self, check: bool, quiet: bool = False) -> dict[str, Any]:
@@ -432,6 +441,8 @@ class ProcessGuest:
             self._attempt("announcer", self._announcer.close)
         if self._chatter is not None:
             self._attempt("chatter", self._chatter.close)
+        if self._sockets is not None:
+            self._attempt("flows", self._sockets.outbound.close)
         self.release_throttle()
         for vcpu in self._vcpus:
             self._loop.unwatch(vcpu.channel.fileno())
@@ -473,7 +484,11 @@ class ProcessGuest:
 
     def _open_sockets(self, store: Store) -> None:
         self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
-        self._sockets = Sockets(self._config.ip, self._machine, self._loop)
+        notes = NoteFile(self._events_path.with_suffix(SUFFIX))
+        self._sockets = Sockets(self._config.ip, self._machine, self._loop, notes, self._flow_event)
+
+    def _flow_event(self, name: str, **data: Any) -> None:
+        self._record(name, now_ns(), **data)
 
     def _run_vcpus(self) -> None:
         for vcpu in self._vcpus:

@@ -259,6 +259,14 @@ class GuestProcess:
     def _do_disks(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
         return disk_command(self._guest.disks, self._guest.state.value, args), -1
 
+    def _do_flows(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        outbound = self._guest.outbound
+        if args["do"] == "start":
+            outbound.start(list(args["flows"]))
+        elif args["do"] == "stop":
+            outbound.stop()
+        return outbound.report(), -1
+
     def _do_quit(self, _channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         self._pauser = self._creator = None
         self._finish("quit")

@@ -8,18 +8,21 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import GuestError
+from bench.flows.notes import NoteFile
 from bench.guest import tcp_repair
+from bench.guest.clients.base import CLIENT
+from bench.guest.clients.outbound import Outbound
 from bench.guest.connection import Connection, Traffic
 from bench.guest.device_state import DatagramState, StreamState
 from bench.guest.loop import Loop
 from bench.guest.path_memory import remembered
-from bench.guest.services.base import Machine
+from bench.guest.services.base import Machine, StreamService
 from bench.guest.services.registry import DATAGRAM_PORTS, STREAM_PORTS, open_datagram, open_stream, restore_stream
 
 MAX_CONNECTIONS = 16384
@@ -54,21 +57,32 @@ class Sockets:
 
     :param ip: the guest's address; all sockets are bound to it.
     :param machine: what services see; its store must be right before a service runs.
+    :param notes: of what one-way datagrams arrive, and of the guest's own flows; None: nothing is kept.
+    :param event: ``event(name, **data)``, of the guest's own flows.
     :raises GuestError: when a port cannot be bound.
     """
 
-    def __init__(self, ip: str, machine: Machine, loop: Loop) -> None:
+    def __init__(
+        self,
+        ip: str,
+        machine: Machine,
+        loop: Loop,
+        notes: NoteFile | None = None,
+        event: Callable[..., None] = lambda *_args, **_data: None,
+    ) -> None:
         self._ip = ip
         self._machine = machine
         self._loop = loop
         self._listeners: dict[int, socket.socket] = {}
         self._ports: dict[int, socket.socket] = {}
-        self._datagrams = {port: open_datagram(name) for port, name in DATAGRAM_PORTS.items()}
+        notes = notes or NoteFile(None)
+        self.outbound = Outbound(ip, loop, notes, self._adopt, event)
+        self._datagrams = {port: open_datagram(name, notes) for port, name in DATAGRAM_PORTS.items()}
         self._connections: dict[Connection, None] = {}
         self._unread: tuple[DatagramState, ...] = ()
         self._serving = False
         self._door_closed = False
-        self._traffic = {name: Traffic() for name in STREAM_PORTS.values()}
+        self._traffic = {name: Traffic() for name in (*STREAM_PORTS.values(), CLIENT)}
         self._answered = 0
         try:
             for port in STREAM_PORTS:
@@ -129,6 +143,7 @@ class Sockets:
             self._answer(datagram.port, datagram.data, datagram.remote)
         for connection in list(self._connections):
             connection.serve()
+        self.outbound.serve()
 
     def _acceptor(self, port: int, listener: socket.socket) -> Any:
         return lambda _events: self._accept(port, listener, _ACCEPTS_PER_EVENT, serve=True)
@@ -156,8 +171,17 @@ class Sockets:
             if serve:
                 connection.serve()
 
+    def _adopt(self, sock: socket.socket, service: StreamService) -> Connection:
+        """A connection that the guest made itself."""
+        self._traffic[CLIENT].connections += 1
+        connection = Connection(sock, service, self._loop, self._traffic[CLIENT], self._forget)
+        self._connections[connection] = None
+        return connection
+
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
+        if connection.service.name == CLIENT:
+            self.outbound.over(connection)
 
     def _receive(self, port: int, sock: socket.socket) -> None:
         for _ in range(_DATAGRAMS_PER_EVENT):
@@ -204,6 +228,7 @@ class Sockets:
         """No timer runs until :meth:`serve`; the loop must hold its bulk events too."""
         for connection in self._connections:
             connection.freeze()
+        self.outbound.freeze()
 
     def drain(self, duration_ns: int = DRAIN_NS) -> None:
         """Wait, bounded, until the peers have acknowledged the bulk of what was sent."""
@@ -274,14 +299,20 @@ class Sockets:
 
     def _restore_one(self, stream: StreamState, raw: socket.socket | None) -> None:
         ip, port = stream.tcp.local
-        if ip != self._ip or STREAM_PORTS.get(port) != stream.service:
+        own = stream.service == CLIENT
+        if ip != self._ip or not (own or STREAM_PORTS.get(port) == stream.service):
             raise GuestError(f"device state: no {stream.service[:32]!r} service at {ip}:{port}")
-        service = restore_stream(stream.service, stream.state, self._machine)
+        service: StreamService
+        if own:
+            service = self.outbound.service(stream.state)
+        else:
+            service = restore_stream(stream.service, stream.state, self._machine)
         sock = tcp_repair.restore(stream.tcp, raw)
         traffic = self._traffic[stream.service]
         connection = Connection(sock, service, self._loop, traffic, self._forget)
         connection.adopt(stream)
         self._connections[connection] = None
+        self.outbound.restored(connection)
 
     def _drop_connections(self) -> None:
         for connection in list(self._connections):
@@ -296,6 +327,7 @@ class Sockets:
 
     def close(self) -> None:
         """Close the listeners and ports; connections end with the process, so that they can end silently."""
+        self.outbound.close()
         for sock in (*self._listeners.values(), *self._ports.values()):
             self._loop.unwatch_bulk(sock.fileno())
             sock.close()

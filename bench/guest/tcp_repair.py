@@ -76,6 +76,11 @@ def in_flight_bytes(sock: socket.socket) -> int:
     return _ioctl(sock, _SIOCOUTQ) - _ioctl(sock, _SIOCOUTQNSD)
 
 
+def queued_bytes(sock: socket.socket) -> int:
+    """Bytes that the kernel has taken and the peer has not acknowledged."""
+    return _ioctl(sock, _SIOCOUTQ)
+
+
 def dump(sock: socket.socket, backlog: bytes | memoryview = b"") -> TcpState | None:
     """Read everything of a connection whose network is cut; the socket stays in repair mode.
 

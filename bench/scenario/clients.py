@@ -51,12 +51,15 @@ class TcpSpec(Spec):
 
 TCP_KINDS = ("tcp-request", "tcp-download", "tcp-upload", "tcp-connect", "tcp-idle", "http", "redis")
 RETRYING_KINDS = ("tcp-request", "http", "redis")
+GUEST_KINDS = ("tcp-request", "tcp-download", "tcp-upload", "tcp-connect", "tcp-idle", "udp-echo", "udp-stream")
+"""What a guest runs itself, as a client of a server outside."""
 
 
 class ClientSpec(Spec):
-    """One flow from a client host to the guest.
+    """One flow from a client host to the guest, or (``direction``) from the guest to a server on that host.
 
-    Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``tcp-request`` (request/response on one
+    Kinds: ``udp-echo`` (probe of ``size`` bytes every ``interval``), ``udp-stream`` (one-way datagrams of ``size``
+    bytes, at a ``rate`` or every ``interval``; the receiver verifies them), ``tcp-request`` (request/response on one
     connection, ``think`` between), ``tcp-download`` and ``tcp-upload`` (bulk with verified content; ``rate`` 0 is
     as fast as it goes), ``tcp-connect`` (a new connection for each request, every ``interval``), ``tcp-idle`` (one
     that is silent until the run ends; see ``tcp.keepalive``), ``http`` (by Python's http.client) and ``redis`` (by
@@ -67,6 +70,7 @@ class ClientSpec(Spec):
 
     kind: Literal[
         "udp-echo",
+        "udp-stream",
         "tcp-request",
         "tcp-download",
         "tcp-upload",
@@ -79,6 +83,7 @@ class ClientSpec(Spec):
     host: NodeName | None = None
     guest: NodeName | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | None = None
+    direction: Literal["to-guest", "from-guest"] = "to-guest"
     interval: DurationNs = 1_000_000
     think: DurationNs = 1_000_000
     size: Annotated[int, quantity(units.parse_bytes), Field(ge=16, le=65536)] = 64
@@ -94,6 +99,10 @@ class ClientSpec(Spec):
             raise ValueError("a command (a list of words) with kind 'command' and only there")
         if self.kind == "udp-echo" and (self.interval < 100_000 or self.size > 1400):
             raise ValueError("an interval of at least '100us' and a size up to '1400B' for udp-echo")
+        if self.kind == "udp-stream" and not (24 <= self.size <= 1400 and 0 <= self.rate <= 1_000_000_000):
+            raise ValueError("a size from '24B' to '1400B' and a rate up to '1Gbit' for udp-stream")
+        if self.direction == "from-guest" and self.kind not in GUEST_KINDS:
+            raise ValueError(f"direction 'from-guest' only with kind {', '.join(GUEST_KINDS)}")
         if self.tcp != TcpSpec() and self.kind not in TCP_KINDS:
             raise ValueError(f"tcp options only with kind {', '.join(TCP_KINDS)}")
         if self.retry and self.kind not in RETRYING_KINDS:

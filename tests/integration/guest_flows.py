@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.probe.pattern import PERIOD_BYTES, matches, pattern_slice
+from bench.flows.pattern import PERIOD_BYTES, matches, pattern_slice
 
 TIMEOUT_S = 30.0
 PACE_S = 0.001  # bulk flows leave some CPU time to the guest: both share two cores

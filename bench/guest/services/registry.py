@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.errors import GuestError
+from bench.flows.datagram import PORT
+from bench.flows.notes import NoteFile
 from bench.guest.services.base import DatagramService, Machine, StreamService
 from bench.guest.services.http import HttpStream
 from bench.guest.services.redis import RedisStream
 from bench.guest.services.simple import ChargenStream, DiscardDatagram, DiscardStream, EchoDatagram, EchoStream
+from bench.guest.services.sink import SinkDatagram
 
 STREAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", 19: "chargen", 80: "http", 6379: "redis"}
-DATAGRAM_PORTS: dict[int, str] = {7: "echo", 9: "discard"}
+DATAGRAM_PORTS: dict[int, str] = {7: "echo", 9: "discard", PORT: "sink"}
 
 _OPEN: dict[str, Callable[[Machine], StreamService]] = {
     "echo": lambda _machine: EchoStream(),
@@ -28,7 +31,11 @@ _RESTORE: dict[str, Callable[[Mapping[str, Any], Machine], StreamService]] = {
     "http": HttpStream.restore,
     "redis": RedisStream.restore,
 }
-_DATAGRAM: dict[str, Callable[[], DatagramService]] = {"echo": EchoDatagram, "discard": DiscardDatagram}
+_DATAGRAM: dict[str, Callable[[NoteFile], DatagramService]] = {
+    "echo": lambda _notes: EchoDatagram(),
+    "discard": lambda _notes: DiscardDatagram(),
+    "sink": SinkDatagram,
+}
 
 
 def open_stream(name: str, machine: Machine) -> StreamService:
@@ -51,8 +58,8 @@ def restore_stream(name: str, state: Mapping[str, Any], machine: Machine) -> Str
         raise GuestError(f"the state of a {name} connection is broken: {error!r}") from error
 
 
-def open_datagram(name: str) -> DatagramService:
-    """The service of a UDP port. :raises GuestError: when there is no service of that name."""
+def open_datagram(name: str, notes: NoteFile | None = None) -> DatagramService:
+    """The service of a UDP port; the sink writes *notes*. :raises GuestError: when there is no service of that name."""
     if name not in _DATAGRAM:
         raise GuestError(f"no datagram service {name!r}")
-    return _DATAGRAM[name]()
+    return _DATAGRAM[name](notes or NoteFile(None))

@@ -16,13 +16,14 @@ from bench.probe.flows.tcp_idle import TcpIdleFlow
 from bench.probe.flows.tcp_request import TcpRequestFlow
 from bench.probe.flows.tcp_upload import TcpUploadFlow
 from bench.probe.flows.udp_echo import UdpEchoFlow
+from bench.probe.flows.udp_stream import UdpStreamFlow
 from bench.probe.loop import Loop
 
 FLOW_KINDS: dict[str, type[Flow]] = {
     flow.kind: flow
     for flow in (
         *(UdpEchoFlow, TcpRequestFlow, TcpDownloadFlow, TcpUploadFlow, CommandFlow),
-        *(TcpConnectFlow, TcpIdleFlow, HttpFlow, RedisFlow),
+        *(TcpConnectFlow, TcpIdleFlow, HttpFlow, RedisFlow, UdpStreamFlow),
     )
 }
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from bench.clock import now_ns
 from bench.errors import ProbeError
-from bench.probe.flows.http import parse_head
+from bench.flows.http import parse_head
+from bench.flows.pattern import MAX_SLICE_BYTES, matches
 from bench.probe.flows.tcp import TcpFlow
-from bench.probe.pattern import MAX_SLICE_BYTES, matches
 from bench.records import STATUS_CORRUPT, STATUS_PROGRESS
 
 ENDLESS_BYTES: Final = 1 << 50

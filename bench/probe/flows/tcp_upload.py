@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
+from bench.flows.http import parse_head
+from bench.flows.pattern import pattern_slice
 from bench.flows.tcp_info import tcp_info
-from bench.probe.flows.http import parse_head
 from bench.probe.flows.tcp import TcpFlow
 from bench.probe.loop import Periodic
-from bench.probe.pattern import pattern_slice
 from bench.records import STATUS_CORRUPT, STATUS_PROGRESS
 
 SAMPLE_NS: Final = NS_PER_MS

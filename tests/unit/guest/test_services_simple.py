@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import GuestError
+from bench.flows.pattern import pattern_slice
 from bench.guest.services.base import OUTPUT_BOUND_BYTES, Machine
 from bench.guest.services.pattern import PERIOD_BYTES, RING_SLICE_BYTES, chargen_slice
 from bench.guest.services.registry import STREAM_PORTS, open_datagram, open_stream, restore_stream
 from bench.guest.store import MIN_REGION_BYTES, Store
-from bench.probe.pattern import pattern_slice
 
 
 @pytest.fixture

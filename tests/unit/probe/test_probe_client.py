@@ -10,9 +10,9 @@ import pytest
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import ProbeError
+from bench.flows.http import MAX_HEAD_BYTES, parse_head
 from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.flows import FLOW_KINDS, FlowSpec
-from bench.probe.flows.http import MAX_HEAD_BYTES, parse_head
 from bench.probe.records import load_records
 from bench.scenario import ClientSpec
 from bench.timeline import Event, Timeline

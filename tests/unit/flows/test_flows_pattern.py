@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.flows.pattern import MAX_SLICE_BYTES, PERIOD, PERIOD_BYTES, matches, pattern_slice
 from bench.guest.services.pattern import chargen_slice
-from bench.probe.pattern import MAX_SLICE_BYTES, PERIOD, PERIOD_BYTES, matches, pattern_slice
 
 
 def test_lines_of_the_rfc() -> None:

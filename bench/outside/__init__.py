@@ -1,0 +1,1 @@
+"""Servers outside: what the guest's own flows talk to."""
