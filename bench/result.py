@@ -90,6 +90,20 @@ class FlowTcp(Part):
     used: float | None = None
 
 
+class ResentResult(Part):
+    """Of a flow's segments as captured at the switch ports, in one migration: how many each end (the client or the
+    server outside; the guest) sent again, and how many copies of what had arrived before reached each. The first
+    thousand times of those sent again.
+    """
+
+    by_client: int = 0
+    by_guest: int = 0
+    copies_at_client: int = 0
+    copies_at_guest: int = 0
+    by_client_ns: list[int] = Field(default_factory=list)
+    by_guest_ns: list[int] = Field(default_factory=list)
+
+
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
     ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``.
@@ -120,6 +134,7 @@ class FlowResult(Part):
     verdict: Verdict | None = None
     reconnects: int = 0
     tcp: FlowTcp | None = None
+    resent: ResentResult | None = None
 
 
 class SwitchRelearn(Part):

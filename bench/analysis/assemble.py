@@ -26,7 +26,8 @@ from bench.analysis.phases import (
     transfer_ns,
 )
 from bench.analysis.relearn import analyse_relearning, relearned_ns
-from bench.analysis.through import find_through, flow_path, guest_port
+from bench.analysis.resent import resent
+from bench.analysis.through import FlowPath, find_through, flow_path, guest_port
 from bench.clock import NS_PER_MS
 from bench.records import StructuredArray
 from bench.result import (
@@ -254,7 +255,6 @@ def _memory(raw: RawRun, guest: GuestFacts, move: Move) -> MemoryResult:
 
 
 def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow: FlowRecords) -> FlowResult:
-    raw = view.raw
     if flow.records is None:
         return _flow_result(flow, None, {})
     ended_ns = flow.report.get("ended_ns") or None
@@ -267,13 +267,38 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
     if window.pause_ns is None:  # failed or cancelled before: what the flow missed was not the switchover's
         return _flow_result(flow, analysis, {"budget_note": "the guest was never paused"})
     cuts = cut_points(view.timeline, window, stable_ns)
+    path = _path(view, move, flow)
+    if path is None:
+        return _flow_result(flow, analysis, {})
+    seen_again = {"resent": resent(view.frames, path, window, cuts.port_wired_ns)}
+    if analysis.outage is None:
+        return _flow_result(flow, analysis, seen_again)
+    if flow.report.get("reconnects"):
+        note = "the client connected anew: its own wait is in the outage"
+        return _flow_result(flow, analysis, {**seen_again, "budget_note": note})
+    through = find_through(flow.kind, view.frames, path, cuts.port_wired_ns, analysis.outage)
+    budget = outage_budget(analysis.outage, cuts, through)
+    return _flow_result(
+        flow,
+        analysis,
+        {
+            **seen_again,
+            "budget": [BudgetPart(stage=stage, ns=ns) for stage, ns in budget.parts.items()],
+            "budget_sum_ns": budget.sum_ns,
+            "budget_ok": budget.ok,
+            "budget_note": budget.note,
+        },
+    )
+
+
+def _path(view: _View, move: Move, flow: FlowRecords) -> FlowPath | None:
+    """Where the flow's frames are to be seen; None for one that has no ports of its own."""
+    raw = view.raw
     service = guest_port(flow.kind, flow.rate_bps)
     local_port = flow.report.get("local_port")
-    if analysis.outage is None or service is None or not isinstance(local_port, int):
-        return _flow_result(flow, analysis, {})
-    if flow.report.get("reconnects"):
-        return _flow_result(flow, analysis, {"budget_note": "the client connected anew: its own wait is in the outage"})
-    path = flow_path(
+    if service is None or not isinstance(local_port, int):
+        return None
+    return flow_path(
         raw.interfaces,
         client=(raw.addresses[flow.host], service if flow.from_guest else local_port),
         guest=(view.guest.address, local_port if flow.from_guest else service),
@@ -281,18 +306,6 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
         new_interface=raw.host_ports.get(move.destination, ""),
         old_interface=raw.host_ports.get(move.source, ""),
         from_guest=flow.from_guest,
-    )
-    through = find_through(flow.kind, view.frames, path, cuts.port_wired_ns, analysis.outage)
-    budget = outage_budget(analysis.outage, cuts, through)
-    return _flow_result(
-        flow,
-        analysis,
-        {
-            "budget": [BudgetPart(stage=stage, ns=ns) for stage, ns in budget.parts.items()],
-            "budget_sum_ns": budget.sum_ns,
-            "budget_ok": budget.ok,
-            "budget_note": budget.note,
-        },
     )
 
 

@@ -39,7 +39,15 @@ from bench.records import (
 _U32 = npt.NDArray[np.uint32]
 
 _LOOK_BACK_NS = 10 * NS_PER_S
-_PORTS = {"udp-echo": 7, "udp-stream": 5001, "tcp-request": 7, "tcp-upload": 80, "http": 80, "redis": 6379}
+_PORTS = {
+    "udp-echo": 7,
+    "udp-stream": 5001,
+    "tcp-request": 7,
+    "tcp-idle": 7,
+    "tcp-upload": 80,
+    "http": 80,
+    "redis": 6379,
+}
 _DATAGRAM_KINDS = ("udp-echo", "udp-stream")
 
 
@@ -126,14 +134,16 @@ def find_through(
     return Through(left, passed, misdelivered)
 
 
-def _seen(frames: StructuredArray, interface: int | None, direction: int) -> StructuredArray:
+def seen_at(frames: StructuredArray, interface: int | None, direction: int) -> StructuredArray:
+    """Those of one switch port in one direction; none where there is no such port."""
     if interface is None:
         return frames[:0]
     found: StructuredArray = frames[(frames["interface"] == interface) & (frames["direction"] == direction)]
     return found
 
 
-def _of_flow(frames: StructuredArray, path: FlowPath, protocol: int, to_guest: bool) -> StructuredArray:
+def of_flow(frames: StructuredArray, path: FlowPath, protocol: int, to_guest: bool) -> StructuredArray:
+    """Those of one flow in one direction, at every port."""
     client, guest = (path.client_ip, path.client_port), (path.guest_ip, path.guest_port)
     source, target = (client, guest) if to_guest else (guest, client)
     found: StructuredArray = frames[
@@ -149,7 +159,7 @@ def _of_flow(frames: StructuredArray, path: FlowPath, protocol: int, to_guest: b
 
 def _probe_passed_ns(frames: StructuredArray, path: FlowPath, sent_ns: int, until_ns: int) -> int | None:
     direction = DIRECTION_IN if path.from_guest else DIRECTION_OUT
-    probes = _seen(_of_flow(frames, path, PROTOCOL_UDP, not path.from_guest), path.new_interface, direction)
+    probes = seen_at(of_flow(frames, path, PROTOCOL_UDP, not path.from_guest), path.new_interface, direction)
     times = probes["t_ns"][(probes["t_ns"] >= sent_ns) & (probes["t_ns"] <= until_ns)]
     return int(times.min()) if len(times) else None
 
@@ -160,19 +170,19 @@ def _first_segment(
     """When the first segment left its sender, and when it passed the new port."""
     before_end = frames[(frames["t_ns"] <= outage.end_ns) & (frames["payload"] > 0)]
     candidates = [
-        _client_segment(_of_flow(before_end, path, PROTOCOL_TCP, to_guest=True), path, wired_ns),
-        _guest_segment(_of_flow(before_end, path, PROTOCOL_TCP, to_guest=False), path, wired_ns, outage.start_ns),
+        _client_segment(of_flow(before_end, path, PROTOCOL_TCP, to_guest=True), path, wired_ns),
+        _guest_segment(of_flow(before_end, path, PROTOCOL_TCP, to_guest=False), path, wired_ns, outage.start_ns),
     ]
     return min((found for found in candidates if found is not None), default=(None, None))
 
 
 def _client_segment(segments: StructuredArray, path: FlowPath, wired_ns: int) -> tuple[int, int] | None:
-    passed = _seen(segments, path.new_interface, DIRECTION_OUT)
+    passed = seen_at(segments, path.new_interface, DIRECTION_OUT)
     passed = passed[passed["t_ns"] >= wired_ns]
     if not len(passed):
         return None
     first = passed[int(passed["t_ns"].argmin())]
-    left = _seen(segments, path.client_interface, DIRECTION_IN)
+    left = seen_at(segments, path.client_interface, DIRECTION_IN)
     left = left[left["t_ns"] <= first["t_ns"]]
     # The same segment: its sequence number lies in it (a super-frame may have been cut on its way), sent last.
     into: _U32 = np.uint32(first["seq"]) - left["seq"].astype(np.uint32)
@@ -184,9 +194,9 @@ def _client_segment(segments: StructuredArray, path: FlowPath, wired_ns: int) ->
 
 
 def _guest_segment(segments: StructuredArray, path: FlowPath, wired_ns: int, start_ns: int) -> tuple[int, int] | None:
-    sent = _seen(segments, path.new_interface, DIRECTION_IN)
+    sent = seen_at(segments, path.new_interface, DIRECTION_IN)
     sent = sent[sent["t_ns"] >= wired_ns]
-    known = _seen(segments, path.client_interface, DIRECTION_OUT)
+    known = seen_at(segments, path.client_interface, DIRECTION_OUT)
     known = known[known["t_ns"] <= start_ns]
     if len(known):
         end = _furthest((known["seq"] + known["payload"]).astype(np.uint32))
@@ -212,7 +222,7 @@ def _misdelivered_ns(frames: StructuredArray, path: FlowPath, wired_ns: int, unt
         & (frames["t_ns"] >= wired_ns)
         & (frames["t_ns"] < until_ns)
     ]
-    old, new = _seen(around, path.old_interface, DIRECTION_OUT), _seen(around, path.new_interface, DIRECTION_OUT)
+    old, new = seen_at(around, path.old_interface, DIRECTION_OUT), seen_at(around, path.new_interface, DIRECTION_OUT)
     lost = old["t_ns"][~np.isin(_identity(old), _identity(new))]
     return int(lost.max()) if len(lost) else None
 

@@ -28,9 +28,11 @@ from bench.report.text import (
     bit_rate,
     byte_rate,
     clean,
+    copies,
     count,
     duration,
     heading,
+    sent_again,
     show,
     table,
 )
@@ -242,22 +244,22 @@ def _relearn_table(relearn: RelearnResult, origin_ns: int | None, console: Conso
 
 def _print_flows(result: RunResult, console: Console) -> None:
     guests = len({flow.guest for flow in result.flows}) > 1
-    heading(console, "Client flows", "counts of requests; outage: no answer for so long")
+    heading(console, "Client flows", "resent: by client + guest, as captured; outage: no answer for so long")
     names = ("flow", "host", *(["guest"] if guests else []))
-    counts = ("requests", "lost", "dupl.", "reord.", "corrupt", "retrans.", "state", "outage")
+    counts = ("requests", "lost", "dupl.", "reord.", "corrupt", "resent", "state", "outage")
     rows = table(console, *names, *counts, left=len(names))
     for flow in result.flows:
         bad = bool(flow.corrupted) or not flow.alive
         rows.add_row(
             clean(flow.name),
-            clean(flow.host),
+            f"{'to ' if flow.direction == 'from-guest' else ''}{clean(flow.host)}",
             *([clean(flow.guest)] if guests else []),
             f"{flow.requests:,}",
             f"{flow.lost:,}",
-            f"{flow.duplicated:,}",
+            f"{flow.duplicated + copies(flow):,}",
             f"{flow.reordered:,}",
             Text(f"{flow.corrupted:,}", style="bold red" if flow.corrupted else ""),
-            NOT_SEEN if flow.retransmits is None else f"{flow.retransmits:,}",
+            sent_again(flow),
             Text("alive" if flow.alive else "DEAD", style="" if flow.alive else "bold red"),
             duration(flow.outage_ns),
             style="red" if bad else "",

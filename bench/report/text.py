@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bench import units
 from bench.clock import NS_PER_S
+from bench.result import FlowResult
 
 NOT_SEEN = "not seen"
 PAGE_BYTES = 4096
@@ -118,3 +119,15 @@ def heading(console: Console, text: str, remark: str = "") -> None:
     if remark:
         line.append(f"  {remark}", style="dim not bold")
     console.print(line)
+
+
+def sent_again(flow: FlowResult) -> str:
+    """Segments sent again: by the client and by the guest, as captured; else what the client's kernel counted."""
+    if flow.resent is not None:
+        return f"{flow.resent.by_client:,} + {flow.resent.by_guest:,}"
+    return NOT_SEEN if flow.retransmits is None else f"{flow.retransmits:,}"
+
+
+def copies(flow: FlowResult) -> int:
+    """A flow's segments that arrived although nothing in them was new."""
+    return 0 if flow.resent is None else flow.resent.copies_at_client + flow.resent.copies_at_guest

@@ -12,7 +12,7 @@ from bench.report.levers import HEAD as LEVER_HEAD
 from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
 from bench.report.postcopy import PostCopy
-from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, duration, share
+from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, copies, duration, sent_again, share
 from bench.result import (
     ExpectationResult,
     FlowResult,
@@ -135,13 +135,14 @@ def flows(items: Sequence[FlowResult]) -> Markup:
         [
             flow.name,
             flow.kind,
-            flow.host,
+            f"{'to ' if flow.direction == 'from-guest' else ''}{flow.host}",
             f"{flow.requests:,}",
             f"{flow.lost:,}",
             f"{flow.duplicated:,}",
             f"{flow.reordered:,}",
             f"{flow.corrupted:,}",
-            NOT_SEEN if flow.retransmits is None else f"{flow.retransmits:,}",
+            sent_again(flow),
+            f"{copies(flow):,}" if flow.resent is not None else NOT_SEEN,
             duration(flow.outage_ns),
             "alive" if flow.alive else f"DEAD: {flow.error or 'no reason was given'}",
         ]
@@ -157,7 +158,8 @@ def flows(items: Sequence[FlowResult]) -> Markup:
         "duplicated",
         "reordered",
         "corrupt",
-        "retransmits",
+        "resent by client + guest",
+        "copies that arrived",
         "outage",
         "state",
     ]

@@ -12,6 +12,7 @@ from bench.records import StructuredArray
 from bench.report.plots.lanes import Bar
 from bench.report.plots.parts import BAD, SERIES, Figure, array, axis, figure, label, milliseconds, ms
 from bench.report.text import after, count, duration
+from bench.result import MigrationResult
 
 MAX_BARS: Final = 400
 MAX_MARKS: Final = 400
@@ -50,6 +51,37 @@ def tcp_lanes(samples: Samples, zero: int) -> tuple[list[Bar], list[dict[str, An
                 }
             )
     return bars, marks
+
+
+def resent_marks(migrations: Sequence[MigrationResult], zero: int) -> list[dict[str, Any]]:
+    """Captured segments that were sent again, in the lane of their connection: by the client, and by the guest."""
+    marks: list[dict[str, Any]] = []
+    for flow in (flow for one in migrations for flow in one.flows):
+        if flow.resent is None:
+            continue
+        other = "server" if flow.direction == "from-guest" else "client"
+        ends = (
+            (other, flow.resent.by_client_ns, "triangle-right"),
+            ("guest", flow.resent.by_guest_ns, "triangle-left"),
+        )
+        for end, times, symbol in ends:
+            if not times:
+                continue
+            lane = f"{label(flow.name, 14)} TCP"
+            marks.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "x": [ms(at_ns - zero) for at_ns in times[:MAX_MARKS]],
+                    "y": [lane] * len(times[:MAX_MARKS]),
+                    "marker": {"symbol": f"triangle-{side}", "size": 7, "color": BAD},
+                    "hovertext": [
+                        f"<b>{lane}</b>: sent again by the {end}<br>{after(at_ns, zero)}" for at_ns in times[:MAX_MARKS]
+                    ],
+                    "hovertemplate": "%{hovertext}<extra></extra>",
+                }
+            )
+    return marks
 
 
 def _bars(lane: str, some: StructuredArray, zero: int) -> list[Bar]:

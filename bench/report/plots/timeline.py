@@ -23,7 +23,7 @@ from bench.report.plots.parts import (
     milliseconds,
     ms,
 )
-from bench.report.plots.tcp import tcp_lanes
+from bench.report.plots.tcp import resent_marks, tcp_lanes
 from bench.report.text import duration
 from bench.result import FlowResult, MigrationResult, RunResult
 from bench.timeline import Event
@@ -85,7 +85,8 @@ def timeline(
     detail = Detail.around(migrations)
     begin_ns, end_ns = _span(result, records)
     flows = [flow for flow in result.flows if flow.name in records and len(records[flow.name])][:MAX_FLOWS]
-    upper = lanes(result, events, zero, (begin_ns, end_ns), tcp_lanes(samples or {}, zero))
+    bars, marks = tcp_lanes(samples or {}, zero)
+    upper = lanes(result, events, zero, (begin_ns, end_ns), (bars, [*marks, *resent_marks(migrations, zero)]))
     names = lane_names(upper)
     heights = [LANE_PX * max(1, len(names)) + 10, *[FLOW_PX] * len(flows)]
     total = sum(heights) + GAP_PX * (len(heights) - 1) + 10
