@@ -55,8 +55,8 @@ class Watch:
         self._last_reply_ns: dict[str, int] = {}
         self._dead: set[str] = set()
         clients = [client for flows in plan.flows.values() for client in flows]
-        # Nobody knows when a command gets an answer, so nobody waits for one.
-        self._commands = {client.name for client in clients if client.kind == "command"}
+        # Nobody knows when a command gets an answer, and an idle connection gets none: nobody waits for those.
+        self._silent = {client.name for client in clients if client.kind in ("command", "tcp-idle")}
         self._guest_of = {str(client.name): str(client.guest) for client in clients}
 
     # starting
@@ -127,7 +127,7 @@ class Watch:
 
     def on_event(self, event: Event) -> None:
         """Take in and pass on an event of any process."""
-        if event.name == "flow_status" and event.data.get("name") not in self._commands:
+        if event.name == "flow_status" and event.data.get("name") not in self._silent:
             name = str(event.data.get("name"))
             self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
             if event.data.get("alive") is False:

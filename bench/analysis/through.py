@@ -130,6 +130,8 @@ def find_through(
         return Through()
     else:
         left, passed = _first_segment(frames, path, wired_ns, outage)
+        if path.from_guest and left is None:
+            left = passed = wired_ns  # nothing had to cross: it lay in the queues that moved with the guest
     misdelivered = None if passed is None or wired_ns is None else _misdelivered_ns(frames, path, wired_ns, passed)
     return Through(left, passed, misdelivered)
 

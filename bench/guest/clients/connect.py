@@ -123,8 +123,12 @@ class ConnectFlow(OutboundFlow):
         self.at(max(self._due_ns, now_ns()), self._tick)
 
     def short(self, number: int) -> _Short:
-        """Of the guest: what the connection that moved belongs to. :raises KeyError: there is none."""
-        return self._open[number]
+        """Of the guest: what the connection that moved belongs to; one that has its answer is only being closed."""
+        if number in self._open:
+            return self._open[number]
+        short = _Short(self, number, 0)
+        short.closing = True
+        return short
 
     def state(self) -> dict[str, Any]:
         return {
@@ -212,7 +216,7 @@ class _Short:
         self.closing = True
 
     def output(self, limit: int) -> bytes:
-        return self._request[self._offset : self._offset + limit]
+        return b"" if self.closing else self._request[self._offset : self._offset + limit]
 
     def sent(self, count: int) -> None:
         self._offset += count

@@ -92,6 +92,10 @@ class DatagramFlow(OutboundFlow):
             except OSError:
                 status = STATUS_UNSENT
         self.note(number, sent_ns, 0, len(data), status)
+        self.was_sent(sent_ns)
+
+    def was_sent(self, sent_ns: int) -> None:
+        """One more left."""
 
     def _readable(self, _events: int) -> None:
         sock = self._sock
@@ -192,3 +196,6 @@ class OneWayFlow(DatagramFlow):
 
     def payload(self, number: int, sent_ns: int) -> bytes:
         return datagram.pack(self.number, number, sent_ns, self.spec.size)
+
+    def was_sent(self, sent_ns: int) -> None:
+        self.last_reply_ns = sent_ns  # nobody answers; that it goes on is all that can be said meanwhile

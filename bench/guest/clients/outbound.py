@@ -138,7 +138,7 @@ class Outbound:
         try:
             if isinstance(flow, ConnectFlow):
                 return flow.short(int(state["number"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             flow = None
         if not isinstance(flow, StreamFlow):
             raise GuestError(f"device state: a connection of no flow {str(state)[:80]}")

@@ -60,11 +60,8 @@ def resent_marks(migrations: Sequence[MigrationResult], zero: int) -> list[dict[
         if flow.resent is None:
             continue
         other = "server" if flow.direction == "from-guest" else "client"
-        ends = (
-            (other, flow.resent.by_client_ns, "triangle-right"),
-            ("guest", flow.resent.by_guest_ns, "triangle-left"),
-        )
-        for end, times, symbol in ends:
+        ends = ((other, flow.resent.by_client_ns, "right"), ("guest", flow.resent.by_guest_ns, "left"))
+        for end, times, side in ends:
             if not times:
                 continue
             lane = f"{label(flow.name, 14)} TCP"
