@@ -17,10 +17,10 @@ SLOW = ("links.default.bandwidth=20Mbit", "guest.memory=32MiB", "guest.content={
 COPYING = "copying memory while the guest runs"
 
 
-def killed(directory: Path, part: str, code: int) -> Bench:
+def killed(directory: Path, part: str, code: int, *more: str) -> Bench:
     """A run of which the process with *part* in its command line was killed during pre-copy, after its end."""
     before = interfaces()
-    with started(directory, *settings(*QUICK, *SLOW)) as run:
+    with started(directory, *settings(*QUICK, *SLOW, *more)) as run:
         run.wait_for_output(COPYING)
         path = run.wait_for_run_directory()
         run.kill(part)
@@ -77,7 +77,7 @@ def test_the_controller(tmp_path: Path) -> None:
 
 
 def test_the_delay_line(tmp_path: Path) -> None:
-    run = killed(tmp_path, "bench.link.delayline", 1)
+    run = killed(tmp_path, "bench.link.delayline", 1, "links.default.delay=0.2ms")
     text = message(run)
     assert "delay line" in text
     assert "SIGKILL" in text

@@ -24,6 +24,7 @@ SETTINGS = """
 guest.memory = "16MiB"
 calibration.delay_tolerance = "100ms"
 calibration.rate_tolerance = 0.9
+links.default.delay = "0ms"
 run.warmup = "300ms"
 run.settle = "300ms"
 """
