@@ -83,7 +83,8 @@ class Forecaster:
         sample = looked.sample
         if sample is None:
             return Forecast(migration.mode, None, None, note=looked.problem)
-        way = self._plan.path(source, destination)
+        way = self._plan.migration_path(source, destination)
+        apart = way != self._plan.path(source, destination)
         return forecast(
             migration.mode,
             path_of(testbed.links, way),
@@ -98,11 +99,11 @@ class Forecaster:
             },
             precopy_rounds=getattr(migration, "precopy_rounds", 1),
             connections=looked.connections,
-            background_bps=sum(
-                self._leaving_bps(name) for name, host in testbed.guests.places().items() if host == source
-            ),
+            background_bps=0
+            if apart
+            else sum(self._leaving_bps(name) for name, host in testbed.guests.places().items() if host == source),
             dirty_bytes_per_s=sample.rate_bytes_per_s,
-            sharers=sharers(way, [self._plan.path(*ends) for ends in running]),
+            sharers=sharers(way, [self._plan.migration_path(*ends) for ends in running]),
             levers=looked.levers,
             unknown=_unknown(migration),
         )

@@ -133,6 +133,7 @@ class Guests:
             "skeleton": skeleton,
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
+            "mtu": self.plan.guest_mtu,
             "gateway": guest.gateway or self.plan.gateway,
             "sysctls": for_interface(self.scenario.network.guest_sysctls, "eth0"),
         }

@@ -24,6 +24,7 @@ from bench.plan_guests import (
     plan_limits,
     plan_orders,
 )
+from bench.plan_network import add_migration_network, card_networks, check_mtu, guest_mtu, migration_path
 from bench.plan_surroundings import check_surroundings
 from bench.scenario import ClientSpec, Scenario
 
@@ -44,6 +45,8 @@ class Plan:
     :param links: (first node, second node) of every link, as the topology has them.
     :param dpids: switch -> its OpenFlow datapath id.
     :param prefixes: host -> its prefix length, where that is not the subnet's.
+    :param guest_mtu: of the guests' cards.
+    :param apart: the pairs of nodes whose link is not of the guests' network.
     :param blocked: the pairs of nodes whose link a spanning tree blocks; filled in when that has settled.
     """
 
@@ -60,6 +63,8 @@ class Plan:
     links: tuple[tuple[str, str], ...]
     dpids: dict[str, int]
     prefixes: dict[str, int] = field(default_factory=dict)
+    guest_mtu: int = 1500
+    apart: frozenset[frozenset[str]] = frozenset()
     blocked: set[frozenset[str]] = field(default_factory=set)
 
     def prefix_of(self, host: str) -> int:
@@ -104,10 +109,15 @@ class Plan:
         return [node for node in self.path(first, second) if self.topo.isSwitch(node)]
 
     def path(self, first: str, second: str) -> list[str]:
-        """A shortest path through switches, ends included; empty when there is none."""
+        """A shortest path through switches, ends included, in the guests' network if there is one; empty for none."""
         from topologies import paths  # noqa: PLC0415 - as above
 
-        return paths.path(self.topo, first, second, self.blocked) or []
+        within = paths.path(self.topo, first, second, self.blocked | self.apart)
+        return within or paths.path(self.topo, first, second, self.blocked) or []
+
+    def migration_path(self, source: str, destination: str) -> list[str]:
+        """As :meth:`path`, for the engines: through the network for migrations, where there is one."""
+        return migration_path(self.topo, source, destination, self.blocked)
 
 
 def available_memory_bytes(meminfo: str) -> int:
@@ -247,6 +257,12 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     if len(topo.nodes()) > MAX_NODES:
         raise ScenarioError(where, "network.topology", f"{len(topo.nodes())} nodes", f"up to {MAX_NODES} nodes")
     hypervisors, storage, clients = _roles(scenario, topo, where)
+    if scenario.network.nics == 2:
+        try:
+            add_migration_network(topo, hypervisors, scenario.network.subnet, dpids)
+        except ValueError as error:
+            raise ScenarioError(where, "network.nics", 2, str(error)) from None
+        dpids = topologies.paths.switch_dpids(topo)
     homes = plan_homes(scenario, hypervisors, where)
     limits = plan_limits(scenario, hypervisors, where)
     orders = plan_orders(scenario, hypervisors, homes, limits, where)
@@ -268,6 +284,8 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     check_images(scenario, where)
     check_disks(scenario, storage, hypervisors, where)
     check_surroundings(scenario, hypervisors, addresses, [f"{one}-{other}" for one, other in links], where)
+    others = [*flows, *([storage] if storage else []), *(name for flow in scenario.cross_traffic for name in flow.ends)]
+    check_mtu(scenario, topo, hypervisors, dict.fromkeys(name for name in others if name not in hypervisors), where)
     check_memory(scenario, orders, limits, homes, available_memory_bytes(Path("/proc/meminfo").read_text()))
     return Plan(
         topo=topo,
@@ -287,4 +305,6 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
             for host in topo.hosts()
             if "/" in str(topo.nodeInfo(host).get("ip"))
         },
+        guest_mtu=guest_mtu(scenario, topo, hypervisors),
+        apart=frozenset(card_networks(topo)),
     )

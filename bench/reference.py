@@ -30,7 +30,7 @@ _DURATIONS = frozenset(
         *("user_timeout", "rto_min"),
     )
 )
-_RATES = frozenset(("bandwidth", "max_bandwidth", "rate"))
+_RATES = frozenset(("bandwidth", "max_bandwidth", "rate", "nic"))
 _SIZES = frozenset(("memory", "working_set", "store_memory", "delta_cache", "log_size", "block"))
 
 

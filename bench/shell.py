@@ -35,11 +35,12 @@ from bench.migration.announce import frames
 from bench.moving.schedule import Order
 from bench.output import OutputDirectory
 from bench.plan import Plan
+from bench.plan_network import link_spec
 from bench.report.terminal import render
 from bench.report.wave import print_wave
 from bench.result import RunResult
 from bench.runner import Runner
-from bench.scenario import LinkSpec, Scenario, apply_setting, parse_scenario
+from bench.scenario import Scenario, apply_setting, parse_scenario
 from bench.testbed import Testbed
 from bench.timeline import Event
 from bench.watch import Watch
@@ -176,7 +177,7 @@ class Shell:
         links[name] = dict(links.get(name) or links.get("default") or {})
         for setting in settings:
             apply_setting(raw, f'links."{name}".{setting}')
-        spec: LinkSpec = parse_scenario(raw, self._where).link(first, second)
+        spec = link_spec(parse_scenario(raw, self._where), self.testbed.plan.hypervisors, first, second)
         factory.apply(link, *from_spec(spec))
         self._raw = raw
         self.console.print(f"{name}: {link.applied}", highlight=False, soft_wrap=True)

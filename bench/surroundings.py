@@ -19,6 +19,7 @@ from bench.host.commands import Process, spawn
 from bench.host.limits import Limits
 from bench.link.impairment import Direction
 from bench.plan import Plan
+from bench.plan_network import card_speed, limited
 from bench.scenario import HostSpec, Scenario, ScriptSpec
 from bench.testbed import Testbed
 
@@ -29,8 +30,8 @@ STOP_NS: Final = 3 * NS_PER_S
 
 
 def host_spec(scenario: Scenario, name: str) -> HostSpec:
-    """Of a hypervisor: ``hosts.NAME``, else ``hosts.default``."""
-    return scenario.hosts.get(name) or scenario.hosts.get("default") or HostSpec()
+    """See :meth:`bench.scenario.Scenario.host`."""
+    return scenario.host(name)
 
 
 class Surroundings:
@@ -154,7 +155,9 @@ class Surroundings:
             assert testbed is not None
             link = testbed.link_named(change.link)
             self._before.setdefault(link.name, link.asked)
-            forward, backward = (changed(direction, change) for direction in link.asked)
+            first, second = (end.node for end in link.ends)
+            speed = card_speed(self._scenario, self._plan.hypervisors, first, second)
+            forward, backward = (changed(direction, change, speed) for direction in link.asked)
             begin_ns = now_ns()
             self._apply(link.name, (forward, backward))
             told = {"at_ns": elapsed_ns, "link": link.name, "took_ns": now_ns() - begin_ns, "applied": link.applied}
@@ -200,10 +203,10 @@ def stress_arguments(spec: HostSpec) -> list[str]:
     return ["stress-ng", *argv, "--timeout", str(STRESS_S), "--temp-path", "/tmp", "--quiet"] if argv else []  # noqa: S108
 
 
-def changed(direction: Direction, change: ScriptSpec) -> Direction:
-    """A direction of a link after a change of the script."""
+def changed(direction: Direction, change: ScriptSpec, speed_bps: int = 0) -> Direction:
+    """A direction of a link after a change of the script, behind a card of some speed (0: unlimited)."""
     wanted = {
-        "rate_bps": change.bandwidth,
+        "rate_bps": None if change.bandwidth is None else limited(change.bandwidth, speed_bps),
         "delay_ns": change.delay,
         "jitter_ns": change.jitter,
         "loss": change.loss,

@@ -7,6 +7,7 @@ Must live in a sandbox (:mod:`bench.host.sandbox`). Everything is registered for
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from bench.host import firewall
 from bench.host.commands import describe_status, run
 from bench.host.kernel import set_sysctls, switch_ipv6_off
 from bench.link.calibrate import Endpoint, calibrate
-from bench.link.impairment import Direction
+from bench.link.impairment import DEFAULT_MTU, Direction
 from bench.link.links import BenchLink, LinkFactory
 from bench.network_faults import NetworkFaults
 from bench.plan import Plan
+from bench.plan_network import MIGRATION, link_spec
 from bench.result import LinkResult
 from bench.scenario import Scenario
 from bench.timeline import Event
@@ -93,11 +95,24 @@ class Testbed:
             self._notify("calibrating the links")
         self.links = calibrate(
             self._require_factory(),
-            {host.name: Endpoint(host.pid, self.plan.addresses[host.name]) for host in self.net.hosts},
+            self._endpoints(),
             self.scenario.calibration,
             log_directory=self.directory / "logs",
             switch_pid=self.control.switch_pid(),
+            cards=self._cards(),
         )
+
+    def _endpoints(self) -> dict[str, Endpoint]:
+        """What links are measured from: every host, and every card in a network beside the guests'."""
+        found = {host.name: Endpoint(host.pid, self.plan.addresses[host.name]) for host in self.net.hosts}
+        for host in self.net.hosts:
+            for card in _cards_apart(host):
+                found[_card_name(card)] = Endpoint(host.pid, str(card.IP()))
+        return found
+
+    def _cards(self) -> dict[str, str]:
+        """Interface -> which of :meth:`_endpoints` its link ends in, where that is not the host."""
+        return {card.name: _card_name(card) for host in self.net.hosts for card in _cards_apart(host)}
 
     @property
     def links_factory(self) -> LinkFactory:
@@ -115,7 +130,8 @@ class Testbed:
 
         setLogLevel("error")
         Mininet.inited = True  # or it would change limits and sysctls of the whole machine
-        factory = LinkFactory(self.scenario.link, log=self.directory / "logs" / "delayline.log")
+        spec_of = functools.partial(link_spec, self.scenario, self.plan.hypervisors)
+        factory = LinkFactory(spec_of, log=self.directory / "logs" / "delayline.log")
         self._stack.callback(factory.stop)
         self._factory = factory
         net = Mininet(
@@ -160,6 +176,9 @@ class Testbed:
             f"addr add {address} dev {BRIDGE}",
             f"link set {BRIDGE} up",
         ]
+        mtu = self.link_at(name).asked[0].mtu
+        if mtu != DEFAULT_MTU:  # by itself it would be the least of its ports', and a guest's may be less
+            batch.append(f"link set {BRIDGE} mtu {mtu}")
         run(
             ["ip", "-batch", "-"],
             deadline=Deadline(COMMAND_NS),
@@ -167,7 +186,7 @@ class Testbed:
             netns_pid=host.pid,
         )
         own = self.plan.addresses[name]
-        apart = (str(intf.IP()) for intf in host.intfList() if intf.params.get("network") == "migration")
+        apart = (str(card.IP()) for card in _cards_apart(host) if card.params["network"] == MIGRATION)
         return Hypervisor(name, host.pid, uplink, own, next(apart, own))
 
     def _set_up_hosts(self) -> None:
@@ -266,6 +285,10 @@ class Testbed:
         there = intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1
         return there.node.name, int(there.node.ports[there])
 
+    def link_at(self, host: str) -> BenchLink:
+        """The link that a host's first card is plugged into."""
+        return self.net[host].defaultIntf().link.bench  # type: ignore[no-any-return]
+
     def link_named(self, name: str) -> BenchLink:
         """A link by its ends, in either order. :raises HostError: when there is none."""
         first, _, second = name.partition("-")
@@ -293,6 +316,15 @@ class Testbed:
     def close(self) -> None:
         """Take everything down. Idempotent."""
         self._stack.close()
+
+
+def _cards_apart(host: Any) -> list[Any]:
+    """Mininet's interfaces of a host that are in a network beside the guests'."""
+    return [card for card in host.intfList() if card.params.get("network")]
+
+
+def _card_name(card: Any) -> str:
+    return f"{card.node.name}@{card.params['network']}"
 
 
 def _link_params(params: dict[str, Any]) -> dict[str, Any]:

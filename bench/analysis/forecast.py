@@ -34,6 +34,7 @@ class Path:
     :param most_bps: what its slowest link is shaped to, or was seen to carry if that was more. A short calibration on a
         busy machine sees less than a link can carry: good enough to predict from, but no bound.
     :param least_round_trip_ns: the shortest that was seen, or else asked.
+    :param mtu: the largest packet that all its links carry.
     """
 
     frame_rate_bps: int | None
@@ -41,6 +42,7 @@ class Path:
     measured: bool = False
     most_bps: int = 0
     least_round_trip_ns: int = 0
+    mtu: int = model.MTU_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
     asked_ns = 0
     beyond_ns: list[int] = []
     least_ns: list[int] = []
+    mtus: list[int] = []
     for first, second in itertools.pairwise(nodes):
         reverse = f"{first}-{second}" not in by_name
         link = by_name.get(f"{second}-{first}" if reverse else f"{first}-{second}")
@@ -75,6 +78,7 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
         asked_ns += sum(int(link.asked.get(way, {}).get("delay_ns") or 0) for way in ("forward", "backward"))
         asked_bps = int(link.asked.get(key, {}).get("rate_bps") or 0)
         measured_bps = int(link.measured.get(key, {}).get("rate_bps") or 0)
+        mtus.append(int(link.asked.get(key, {}).get("mtu") or model.MTU_BYTES))
         if asked_bps:
             rates.append((measured_bps or asked_bps, bool(measured_bps)))
             most.append(max(measured_bps, asked_bps))
@@ -89,6 +93,7 @@ def path_of(links: Sequence[LinkResult], nodes: Sequence[str]) -> Path:
         measured=bool(slowest and slowest[1]),
         most_bps=min(most, default=0),
         least_round_trip_ns=asked_ns + max(0, min(least_ns, default=0)),
+        mtu=min(mtus, default=model.MTU_BYTES),
     )
 
 
@@ -132,7 +137,7 @@ def forecast(
     levers = levers or model.Levers()
     if path.frame_rate_bps is None:
         return Forecast(mode, None, None, note="the path is unshaped: there is no bandwidth to predict from")
-    goodput = model.goodput_bps(path.frame_rate_bps)
+    goodput = model.goodput_bps(path.frame_rate_bps, path.mtu)
     inputs = Inputs(
         pages=pages,
         zero_pages=zero_pages,
@@ -160,7 +165,7 @@ def forecast(
         "background_bps": background_bps,
         "sharers": sharers,
         "goodput_bps": round(inputs.goodput_bps),
-        "bound_goodput_bps": round(model.goodput_bps(path.most_bps or path.frame_rate_bps)),
+        "bound_goodput_bps": round(model.goodput_bps(path.most_bps or path.frame_rate_bps, path.mtu)),
         "round_trip_ns": inputs.round_trip_ns,
         "bound_round_trip_ns": path.least_round_trip_ns,
         "downtime_limit_ns": inputs.downtime_limit_ns,
@@ -239,7 +244,7 @@ def _bound(made: Forecast, rounds: Sequence[RoundResult], device_bytes: int | No
             pages_once = rounds[0].pages - rounds[0].zero_pages
         still = sum(item.pages - item.zero_pages for item in rounds if item.paused)
     state_bytes = inputs.device_bytes if device_bytes is None else device_bytes
-    goodput = model.goodput_bps(made.path.most_bps or made.path.frame_rate_bps or 0)
+    goodput = model.goodput_bps(made.path.most_bps or made.path.frame_rate_bps or 0, made.path.mtu)
     least = model.lower_bound(pages_once, still or 0, state_bytes, goodput, made.path.least_round_trip_ns)
     return BoundResult(
         bytes=least.bytes, total_ns=least.total_ns, downtime_ns=None if still is None else least.downtime_ns

@@ -54,7 +54,7 @@ PAGE_HEAD_BYTES: Final = 4 + 24 / 256  # its number, and its part of a frame's h
 ZERO_PAGE_BYTES: Final = 8  # one run of one page; neighbours share one, so at most
 FRAME_BYTES: Final = 1514  # Ethernet, as links are shaped
 MSS_BYTES: Final = 1448  # of TCP with timestamps (RFC 7323)
-PAYLOAD_SHARE: Final = MSS_BYTES / FRAME_BYTES
+MTU_BYTES: Final = 1500
 
 SOCKET_BYTES: Final = 1 << 20
 WORKING_SET_SHARE: Final = 0.8
@@ -233,9 +233,9 @@ class Bound:
     downtime_ns: int
 
 
-def goodput_bps(frame_rate_bps: float) -> float:
+def goodput_bps(frame_rate_bps: float, mtu: int = MTU_BYTES) -> float:
     """What TCP delivers on a link that carries *frame_rate_bps* of Ethernet frames (as tc shapes and counts them)."""
-    return frame_rate_bps * PAYLOAD_SHARE
+    return frame_rate_bps * (mtu - MTU_BYTES + MSS_BYTES) / (mtu - MTU_BYTES + FRAME_BYTES)
 
 
 def lower_bound(pages_once: float, pause_pages: float, device_bytes: int, goodput: float, round_trip_ns: int) -> Bound:

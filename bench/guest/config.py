@@ -33,6 +33,7 @@ class GuestConfig:
     :param gateway: of its default route; empty for none.
     :param sysctls: kernel parameters of its namespace, by name.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
+    :param mtu: of its card.
     :param disks: None for a guest without.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
@@ -56,6 +57,7 @@ class GuestConfig:
     chatter_ns: int = 0
     gateway: str = ""
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
+    mtu: int = 1500
     disks: DisksConfig | None = None
 
     @property
@@ -104,6 +106,7 @@ class GuestConfig:
             gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
             sysctls={str(name): value for name, value in dict(raw.get("sysctls") or {}).items()},
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
+            mtu=_integer({"mtu": 1500, **raw}, "mtu", 576, 65535),
             disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )
 

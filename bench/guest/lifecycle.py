@@ -114,7 +114,7 @@ class ProcessGuest:
             self._disks = GuestDisks(self._loop, owner, config.disks, self._died, self._record)
         namespace = _own_network_namespace()
         try:
-            self._port.create(config.mac, config.address, namespace, config.gateway)
+            self._port.create(config.mac, config.address, namespace, config.gateway, config.mtu)
             refused = set_sysctls(config.sysctls)
             if refused:
                 raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")

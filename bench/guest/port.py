@@ -50,7 +50,7 @@ _F_REQUEST, _F_ACK, _F_EXCL, _F_REPLACE, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x200, 0
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NESTED = 0x8000
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 10, 12, 16, 18
-_IFLA_AF_SPEC, _IFLA_NET_NS_FD = 26, 28
+_IFLA_MTU, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 4, 26, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
 _IFLA_BRPORT_STATE, _DISABLED, _FORWARDING = 1, 0, 3
@@ -175,13 +175,14 @@ class GuestPort:
         self._wire = self._cut = b""
         self._host_index = 0
 
-    def create(self, mac: str, address: str, namespace_fd: int, gateway: str = "") -> None:
+    def create(self, mac: str, address: str, namespace_fd: int, gateway: str = "", mtu: int = 1500) -> None:
         """Make the pair and attach it, cut; to be called in the guest's namespace.
 
         :param mac: of the guest, as ``02:00:00:00:01:01``.
         :param address: as ``10.0.1.1/16``.
         :param namespace_fd: the guest's network namespace.
         :param gateway: of its default route; empty for none.
+        :param mtu: of both ends.
         :raises GuestError: when the kernel refuses.
         """
         refused = set_sysctls(_SYSCTLS)
@@ -189,18 +190,19 @@ class GuestPort:
         if set(refused) - unimportant:
             raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         try:
-            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd)
+            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd, mtu)
             if gateway:
                 self._add_default_route(ipaddress.IPv4Address(gateway))
         except (OSError, ValueError, DeadlineError) as error:
             raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
 
-    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int) -> None:
+    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int, mtu: int) -> None:
         self._guest = guest = Netlink()
         peer = _LINK.pack(0, 0, 0, 0, 0) + b"".join(
             (
                 attribute(_IFLA_IFNAME, GUEST_INTERFACE.encode() + b"\0"),
                 attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))),
+                attribute(_IFLA_MTU, struct.pack("=I", mtu)),
                 attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace_fd)),
             )
         )
@@ -208,6 +210,7 @@ class GuestPort:
             _IFLA_INFO_DATA | _NESTED, attribute(_VETH_INFO_PEER | _NESTED, peer)
         )
         body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, self.interface.encode() + b"\0")
+        body += attribute(_IFLA_MTU, struct.pack("=I", mtu))
         body += attribute(_IFLA_LINKINFO | _NESTED, info)
         wait_until(lambda: self._make_pair(body), Deadline(_STALE_NS), f"{self.interface} of an earlier guest gone")
         self._host_index = host_index = self._find_host_index()

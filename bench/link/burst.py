@@ -3,12 +3,14 @@
 Echoes UDP datagrams whenever it waits for a command. Commands (grammar: :mod:`bench.host.channel`)::
 
     listen  {address}                                       -> {port}                  the UDP echo
-    echo    {address, port, count, interval_ns, timeout_ns} -> {sent, round_trips_ns}  in the order of arrival
+    echo    {address, port, count, interval_ns, timeout_ns, packet_bytes}
+                                                            -> {sent, round_trips_ns}  in the order of arrival
     expect  {address, window_bytes}                         -> {port}                  one TCP connection may come
     collect {timeout_ns}                                    -> {bytes, rate_bps, mss}  reads it to its end
     send    {address, port, duration_ns, timeout_ns}        -> {bytes, retransmits}
 
-``rate_bps`` is that of Ethernet frames, as links are shaped: payload times :data:`FRAME_BYTES` / MSS.
+``rate_bps`` is that of Ethernet frames, as links are shaped: payload and headers of each segment. ``packet_bytes``: the
+size of each probe as an IP packet, which must not be cut up; 0 for small ones.
 """
 
 from __future__ import annotations
@@ -24,15 +26,18 @@ from typing import Any
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, HostError
 from bench.host.channel import Channel, ChannelClosed
-from bench.link.impairment import FRAME_BYTES
 
 _PROBE = struct.Struct("!QQ")
 _PROBE_BYTES = 64
+_MAX_PROBE_BYTES = 16384
+_UDP_HEADER_BYTES = 28  # with IPv4's
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO = 10, 2  # linux/in.h
 _CHUNK_BYTES = 1 << 20
 _TCP_WINDOW_CLAMP = 10
 _SO_RCVBUFFORCE = 33
 _TCPI_TOTAL_RETRANS = 100  # offset of tcpi_total_retrans in struct tcp_info
 MAX_PROBES = 1000
+HEADER_BYTES = 66  # of a TCP segment with timestamps: Ethernet, IPv4, TCP
 
 
 def steady_rate_bps(arrivals: Sequence[tuple[int, int]], mss: int) -> int:
@@ -51,7 +56,7 @@ def steady_rate_bps(arrivals: Sequence[tuple[int, int]], mss: int) -> int:
     if duration_ns <= 0:
         return 0
     payload = sum(count for _, count in arrivals[index + 1 :])
-    return payload * FRAME_BYTES * 8 * NS_PER_S // (mss * duration_ns)
+    return payload * (mss + HEADER_BYTES) * 8 * NS_PER_S // (mss * duration_ns)
 
 
 class Burst:
@@ -76,7 +81,7 @@ class Burst:
         assert self._udp is not None
         try:
             while True:
-                data, sender = self._udp.recvfrom(2048)
+                data, sender = self._udp.recvfrom(_MAX_PROBE_BYTES)
                 self._udp.sendto(data, sender)
         except OSError:  # nothing more to read, or the sender's port is closed
             return
@@ -112,16 +117,19 @@ class Burst:
     def _echo(self, args: dict[str, Any]) -> dict[str, Any]:
         count, interval_ns = min(int(args["count"]), MAX_PROBES), int(args["interval_ns"])
         round_trips: list[int] = []
+        size = max(_PROBE_BYTES, min(int(args.get("packet_bytes", 0)), _MAX_PROBE_BYTES) - _UDP_HEADER_BYTES)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.connect((args["address"], int(args["port"])))
             sock.setblocking(False)
+            if args.get("packet_bytes"):
+                sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
             begin_ns = now_ns()
             end_ns = begin_ns + interval_ns * (count - 1) + int(args["timeout_ns"])
             sent = 0
             while len(round_trips) < count and now_ns() < end_ns:
                 next_ns = begin_ns + sent * interval_ns if sent < count else end_ns
                 if sent < count and now_ns() >= next_ns:
-                    self._try_send(sock, sent)
+                    self._try_send(sock, sent, size)
                     sent += 1
                     continue
                 if select.select([sock], [], [], max(next_ns - now_ns(), 0) / NS_PER_S)[0]:
@@ -129,9 +137,9 @@ class Burst:
         return {"sent": sent, "round_trips_ns": round_trips}
 
     @staticmethod
-    def _try_send(sock: socket.socket, number: int) -> None:
+    def _try_send(sock: socket.socket, number: int, size: int) -> None:
         try:
-            sock.send(_PROBE.pack(number, now_ns()).ljust(_PROBE_BYTES, b"\0"))
+            sock.send(_PROBE.pack(number, now_ns()).ljust(size, b"\0"))
         except OSError:  # an ICMP error of an earlier probe, or no neighbour yet: this one counts as lost
             return
 
@@ -139,8 +147,8 @@ class Burst:
     def _take_replies(sock: socket.socket, round_trips: list[int]) -> None:
         try:
             while True:
-                data = sock.recv(2048)
-                if len(data) == _PROBE_BYTES:
+                data = sock.recv(_MAX_PROBE_BYTES)
+                if len(data) >= _PROBE_BYTES:
                     round_trips.append(now_ns() - _PROBE.unpack_from(data)[1])
         except OSError:  # nothing more to read, or the other side does not listen (yet)
             return

@@ -28,8 +28,8 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline
 from bench.errors import BenchError, DeadlineError, LinkError
 from bench.host.channel import Channel
 from bench.host.commands import spawn_child
-from bench.link.impairment import FRAME_BYTES, Direction
-from bench.link.links import BenchLink, LinkFactory
+from bench.link.impairment import DEFAULT_MTU, Direction
+from bench.link.links import BenchLink, End, LinkFactory
 from bench.link.paths import Edge, Route, by_link, choose_paths, rounds
 from bench.link.sockets import widen_packet_sockets
 from bench.result import LinkResult
@@ -39,6 +39,7 @@ from bench.units import format_bit_rate, format_duration
 PROBES = 21
 PROBE_INTERVAL_NS = 2 * NS_PER_MS
 ECHO_ATTEMPTS = 12
+FRAME_ATTEMPTS = 5
 BURST_ATTEMPTS = 12
 MAX_BURST_NS = NS_PER_S
 MIN_BURST_FRAMES = 60
@@ -61,7 +62,8 @@ class Endpoint:
 class Measured:
     """What was measured on a path. Keys of ``rates`` and ``notes``: False there, True back.
 
-    ``round_trips_ns`` is the best series, ``minima_ns`` has the fastest round trip of each.
+    ``round_trips_ns`` is the best series, ``minima_ns`` has the fastest round trip of each. ``packet_bytes``: the
+    largest packet that was seen to pass, where that was tried.
     """
 
     path: Route
@@ -69,6 +71,7 @@ class Measured:
     round_trips_ns: list[int] = field(default_factory=list)
     minima_ns: list[int] = field(default_factory=list)
     echo_attempts: int = 0
+    packet_bytes: int = 0
     rates: dict[bool, int] = field(default_factory=dict)
     notes: dict[bool, str] = field(default_factory=dict)
 
@@ -85,14 +88,14 @@ def burst_ns(path: Route, spec_burst_ns: int, round_trip_ns: int, *, back: bool)
     """How long a burst has to be: slow start up to the path's rate, then what is asked for and enough frames."""
     rate_bps = path.rate_bps(back=back)
     doublings = max(rate_bps * round_trip_ns // (8 * NS_PER_S * _INITIAL_WINDOW_BYTES), 1).bit_length() + 1
-    frames_ns = MIN_BURST_FRAMES * FRAME_BYTES * 8 * NS_PER_S // rate_bps
+    frames_ns = MIN_BURST_FRAMES * path.frame_bytes * 8 * NS_PER_S // rate_bps
     return doublings * round_trip_ns * 3 // 2 + max(spec_burst_ns, frames_ns)
 
 
 def window_bytes(path: Route, round_trip_ns: int, *, back: bool) -> int:
     """TCP's window for a burst: what is on the wire, and half the bottleneck's queue, so that nothing is dropped."""
     wire = path.rate_bps(back=back) * round_trip_ns // (8 * NS_PER_S)
-    return max(wire + path.queue_bytes(back=back) // 2, 4 * FRAME_BYTES)
+    return max(wire + path.queue_bytes(back=back) // 2, 4 * path.frame_bytes)
 
 
 def skip_reason(path: Route, spec_burst_ns: int, round_trip_ns: int, *, back: bool) -> str:
@@ -135,7 +138,7 @@ def rate_problem(asked_bps: int, got_bps: int, tolerance: float) -> str:
 class Calibration:
     """One calibration: a process in each host that is measured from.
 
-    :param hosts: name -> endpoint, of all hosts that paths may start and end at.
+    :param hosts: name -> endpoint, of all hosts that paths may start and end at; *cards*: see :func:`calibrate`.
     :param switch_pid: ovs-vswitchd of a userspace datapath, whose sockets get room once traffic made them.
     """
 
@@ -147,9 +150,11 @@ class Calibration:
         *,
         log_directory: Path,
         switch_pid: int | None = None,
+        cards: Mapping[str, str] | None = None,
     ) -> None:
         self._factory = factory
         self._hosts = dict(hosts)
+        self._cards = dict(cards or {})
         self._spec = spec
         self._logs = log_directory
         self._switch_pid = switch_pid
@@ -162,12 +167,18 @@ class Calibration:
         :raises LinkError: the first link that misses a tolerance (asked, measured, remedy), or a path that is dead.
         """
         links = self._factory.links
-        edges = [Edge(link.name, link.ends[0].node, link.ends[1].node, *link.asked) for link in links.values()]
+        edges = [
+            Edge(link.name, self._endpoint(link.ends[0]), self._endpoint(link.ends[1]), *link.asked)
+            for link in links.values()
+        ]
         paths = choose_paths(edges, list(self._hosts))
         with self._processes(sorted({host for path in paths for host in (path.start, path.end)})):
             measured = self._measure(paths)
         seen = by_link(paths)
         return [self._result(link, [measured[path] for path in seen.get(link.name, [])]) for link in links.values()]
+
+    def _endpoint(self, end: End) -> str:
+        return self._cards.get(end.interface, end.node)
 
     @contextlib.contextmanager
     def _processes(self, hosts: Sequence[str]) -> Iterator[None]:
@@ -225,6 +236,7 @@ class Calibration:
                     f"path {path.name}: at least {problem}",
                     "raise calibration.delay_tolerance, or leave the machine alone while the bench runs",
                 )
+        self._check_frames(measured)
         for group in groups:
             for back in (False, True):
                 self._burst([measured[path] for path in group], back)
@@ -248,7 +260,9 @@ class Calibration:
                     "look at the switches' and the controller's logs in the run directory",
                 )
 
-    def _echo_once(self, group: Sequence[Route], count: int, timeout_ns: int) -> list[dict[str, Any]]:
+    def _echo_once(
+        self, group: Sequence[Route], count: int, timeout_ns: int, *, packet_bytes: int = 0
+    ) -> list[dict[str, Any]]:
         calls: list[tuple[str, str, dict[str, Any]]] = [
             (
                 path.start,
@@ -259,6 +273,7 @@ class Calibration:
                     "count": count,
                     "interval_ns": PROBE_INTERVAL_NS,
                     "timeout_ns": timeout_ns,
+                    "packet_bytes": packet_bytes,
                 },
             )
             for path in group
@@ -281,6 +296,26 @@ class Calibration:
             waiting = [item for item in waiting if not self._punctual(item)]
             if not waiting:
                 return
+
+    def _check_frames(self, measured: Mapping[Route, Measured]) -> None:
+        """Where a path's MTU is not Ethernet's: whether packets of that size, not to be cut up, pass there and back.
+
+        :raises LinkError: they do not.
+        """
+        for path, item in measured.items():
+            if path.mtu == DEFAULT_MTU or path.loss(back=False) or path.loss(back=True):
+                continue
+            timeout_ns = 200 * NS_PER_MS + 2 * path.round_trip_ns
+            for _ in range(FRAME_ATTEMPTS):
+                (value,) = self._echo_once([path], 2, timeout_ns, packet_bytes=path.mtu)
+                if value["round_trips_ns"]:
+                    item.packet_bytes = path.mtu
+                    break
+            else:
+                raise LinkError(
+                    f"path {path.name}: packets of {path.mtu} bytes do not pass",
+                    "lower the mtu of its links: something on the way carries less",
+                )
 
     def _punctual(self, item: Measured) -> bool:
         """Whether the median round trip is within the tolerance."""
@@ -366,6 +401,8 @@ class Calibration:
                 "lost": item.sent - len(item.round_trips_ns),
                 "attempts": item.echo_attempts,
             }
+            if item.packet_bytes:
+                measured["packet_bytes"] = item.packet_bytes
             if not self._punctual(item):
                 measured["note"] = (
                     f"the median misses the tolerance of {format_duration(self._spec.delay_tolerance)}, the minimum "
@@ -406,15 +443,17 @@ def calibrate(
     *,
     log_directory: Path,
     switch_pid: int | None = None,
+    cards: Mapping[str, str] | None = None,
 ) -> list[LinkResult]:
     """Measure every link of *factory*; with ``spec.enabled`` False only say what was asked and applied.
 
+    :param cards: interface -> which of *hosts* it is, where that is not its node: a host's card in another network.
     :param log_directory: where the processes' logs go.
     :param switch_pid: ovs-vswitchd of the userspace datapath (see :mod:`bench.link.sockets`), None for the kernel's.
     :raises LinkError: a link misses its tolerance: link, asked, measured, remedy.
     """
     if spec.enabled:
-        return Calibration(factory, hosts, spec, log_directory=log_directory, switch_pid=switch_pid).run()
+        return Calibration(factory, hosts, spec, log_directory=log_directory, switch_pid=switch_pid, cards=cards).run()
     if switch_pid is not None:
         widen_packet_sockets(switch_pid)
     return [

@@ -13,7 +13,9 @@ from bench.clock import NS_PER_S
 if TYPE_CHECKING:  # the delay line's process stays lean: no pydantic
     from bench.scenario import LinkSpec
 
-FRAME_BYTES = 1514
+ETHERNET_HEADER_BYTES = 14
+DEFAULT_MTU = 1500
+FRAME_BYTES = DEFAULT_MTU + ETHERNET_HEADER_BYTES
 """A full-size Ethernet frame without its checksum (MTU 1500): what Linux queues count."""
 
 MIN_HELD_BYTES = 4 << 20
@@ -31,6 +33,7 @@ class Direction:
     :param loss: probability 0..1 for each MTU-sized frame.
     :param queue_packets: length of the bottleneck queue in full-size frames; without a rate there is no bottleneck
         and so no queue.
+    :param mtu: the largest IP packet, in bytes, at both ends.
     """
 
     rate_bps: int = 0
@@ -38,10 +41,16 @@ class Direction:
     jitter_ns: int = 0
     loss: float = 0.0
     queue_packets: int = 1000
+    mtu: int = DEFAULT_MTU
+
+    @property
+    def frame_bytes(self) -> int:
+        """A full-size frame without its checksum."""
+        return self.mtu + ETHERNET_HEADER_BYTES
 
     @property
     def queue_bytes(self) -> int:
-        return self.queue_packets * FRAME_BYTES
+        return self.queue_packets * self.frame_bytes
 
     @property
     def delayed(self) -> bool:
@@ -68,7 +77,7 @@ def from_spec(spec: LinkSpec) -> tuple[Direction, Direction]:
 
     Backward is as forward but for the keys that ``reverse`` gives; a delay given there alone bounds the jitter.
     """
-    forward = Direction(spec.bandwidth, spec.delay, spec.jitter, spec.loss, spec.queue)
+    forward = Direction(spec.bandwidth, spec.delay, spec.jitter, spec.loss, spec.queue, spec.mtu)
     reverse = spec.reverse
     if reverse is None:
         return forward, forward
@@ -80,4 +89,5 @@ def from_spec(spec: LinkSpec) -> tuple[Direction, Direction]:
         jitter_ns=jitter_ns,
         loss=forward.loss if reverse.loss is None else reverse.loss,
         queue_packets=forward.queue_packets if reverse.queue is None else reverse.queue,
+        mtu=forward.mtu,
     )

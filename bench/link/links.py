@@ -28,6 +28,7 @@ datapath opens it by AF_PACKET with virtio-net headers, as any interface. Its so
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from bench.errors import BenchError, CommandError, DeadlineError, HostError, Lin
 from bench.host.channel import Channel
 from bench.host.commands import Process, describe_status, run, spawn_child
 from bench.link import tc
-from bench.link.impairment import Direction, from_spec
+from bench.link.impairment import DEFAULT_MTU, Direction, from_spec
 from bench.link.tap import TUN_DEVICE
 from bench.timeline import Event
 
@@ -199,7 +200,24 @@ class LinkFactory:
         else:
             self._create_veth(link, macs)
         self.links[name] = link
+        if forward.mtu != DEFAULT_MTU:
+            for end in link.ends:
+                self._set_mtu(link, end, forward.mtu)
         return link
+
+    def _set_mtu(self, link: BenchLink, end: End, mtu: int) -> None:
+        try:
+            argv = ["ip", "link", "set", "dev", end.interface, "mtu", str(mtu)]
+            run(argv, deadline=Deadline(_COMMAND_NS), netns_pid=end.pid)
+        except CommandError as error:
+            remedy = "take links.*.mtu and hosts.*.mtu out: this kernel's interfaces do not carry that"
+            raise LinkError(f"link {link.name}: {end.interface}: no MTU of {mtu}: {error.message}", remedy) from error
+
+    def _mtu(self, end: End) -> int:
+        """As the kernel has it; 0 when it does not say."""
+        argv = ["ip", "-j", "link", "show", "dev", end.interface]
+        shown = json.loads(run(argv, deadline=Deadline(_COMMAND_NS), netns_pid=end.pid).stdout or "[]")
+        return int(shown[0].get("mtu", 0)) if shown else 0
 
     def _has_netem(self) -> bool:
         if self._netem is None:
@@ -294,10 +312,13 @@ class LinkFactory:
                     f"{name} {line[name]} instead of {wanted[name]}" for name in line if line[name] != wanted[name]
                 ]
                 values |= line
+            if asked.mtu != DEFAULT_MTU:
+                values["mtu"] = self._mtu(end)
+                wrong += [f"MTU {values['mtu']} instead of {asked.mtu}"] if values["mtu"] != asked.mtu else []
             if wrong:
                 raise LinkError(
                     f"link {link.name}: {end.interface}: read back {'; '.join(wrong)}",
-                    "something else changed the interface's qdiscs, or this kernel does them otherwise",
+                    "something else changed the interface, or this kernel does them otherwise",
                 )
             result[key] = values
         return result

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.link.impairment import Direction
+from bench.link.impairment import DEFAULT_MTU, FRAME_BYTES, Direction
 
 MAX_PAIRS = 400
 
@@ -68,6 +68,16 @@ class Route:
     def jitter_ns(self) -> int:
         """How far the round trip may deviate by jitter that was asked for."""
         return sum(hop.there.jitter_ns + hop.back.jitter_ns for hop in self.hops)
+
+    @property
+    def mtu(self) -> int:
+        """The largest packet that all of its links carry."""
+        return min((hop.there.mtu for hop in self.hops), default=DEFAULT_MTU)
+
+    @property
+    def frame_bytes(self) -> int:
+        """A full-size frame on it."""
+        return min((hop.there.frame_bytes for hop in self.hops), default=FRAME_BYTES)
 
     def rate_bps(self, *, back: bool) -> int:
         """The lowest rate of one direction; 0 when nothing on it is shaped."""

@@ -7,7 +7,7 @@ What is built on an interface's egress::
     netem+htb 5: netem delay, child (5:1) 1: htb, class 1:1, leaf 10: bfifo    a delay on kernels that have netem
     netem     5: netem delay                                                   a delay without a rate
 
-The queue is counted in bytes (``bfifo``), :data:`~bench.link.impairment.FRAME_BYTES` for each packet asked for: with
+The queue is counted in bytes (``bfifo``), a full-size frame for each packet asked for: with
 segmentation offload one "packet" of a ``pfifo`` can be 64 KiB, so that 1000 of them would be 43 times the queue that
 was meant. A queue shorter than two such segments would drop every one of them; there ``tbf`` shapes instead, which cuts
 a segment longer than its burst into packets (``tbf_segment`` in net/sched/sch_tbf.c).
@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from bench.clock import NS_PER_S
 from bench.errors import LinkError
-from bench.link.impairment import FRAME_BYTES, Direction
+from bench.link.impairment import Direction
 
 Shaper = Literal["htb", "tbf"]
 
@@ -75,9 +75,9 @@ def burst_bytes(direction: Direction) -> int:
 
     tbf cuts up what is longer than its burst, and whatever is not must fit the queue.
     """
-    burst = max(direction.rate_bps * BURST_NS // (8 * NS_PER_S), 2 * FRAME_BYTES)
+    burst = max(direction.rate_bps * BURST_NS // (8 * NS_PER_S), 2 * direction.frame_bytes)
     if shaper_for(direction) == "tbf":
-        burst = min(burst, max(direction.queue_bytes // 2, 2 * FRAME_BYTES))
+        burst = min(burst, max(direction.queue_bytes // 2, 2 * direction.frame_bytes))
     return burst
 
 

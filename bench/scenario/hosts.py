@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bench.scenario.values import Bandwidth, BitRate, Bytes, DurationNs, NodeName, Share, Spec
+from bench.scenario.values import FROM_LIST, Bandwidth, BitRate, Bytes, DurationNs, NodeName, Share, Spec
 
 
 class LoadSpec(Spec):
@@ -25,11 +25,18 @@ class HostSpec(Spec):
     """One hypervisor: the guests, engines and load on it together, held to this by control groups.
 
     ``cpu``: how many processors' worth of time they get, such as 0.5 or 2; 0 for no limit. ``memory``: of all of them;
-    0 for no limit. What this machine cannot hold them to is refused.
+    0 for no limit. ``cores``: the processors of this machine that they may run on, such as ``[0]`` or ``[0, 1]``; none
+    for all. What this machine cannot hold them to is refused.
+
+    ``nic``: the speed of each of its cards, which both directions of what is plugged into it are held to, whatever the
+    link allows; 0 for the link's. ``mtu``: of its cards and the switch ports at their other ends; 0 for the link's.
     """
 
     cpu: Annotated[float, Field(ge=0, le=1024, strict=False)] = 0.0
     memory: Bytes = 0
+    cores: Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], FROM_LIST] = ()
+    nic: Bandwidth = 0
+    mtu: Annotated[int, Field(ge=0, le=9216)] = 0
     load: LoadSpec = LoadSpec()
 
     @model_validator(mode="after")
@@ -38,6 +45,12 @@ class HostSpec(Spec):
             raise ValueError("a cpu of 0 (no limit) or at least 0.01")
         if self.memory and self.memory < 64 << 20:
             raise ValueError("a memory of 0 (no limit) or at least '64MiB'")
+        if self.mtu and self.mtu < 576:
+            raise ValueError("an mtu of 0 (the link's), or from 576 to 9216")
+        if self.nic and not 8_000 <= self.nic <= 400 * 10**9:
+            raise ValueError("a nic of 'unlimited', or from '8kbit' to '400Gbit'")
+        if len(set(self.cores)) != len(self.cores):
+            raise ValueError("cores that differ from each other")
         return self
 
 
@@ -48,6 +61,11 @@ class CrossTrafficSpec(Spec):
     destination: NodeName
     rate: BitRate = 0
     protocol: Literal["tcp", "udp"] = "tcp"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Both hosts."""
+        return self.source, self.destination
 
     @model_validator(mode="after")
     def _possible(self) -> CrossTrafficSpec:

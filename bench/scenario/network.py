@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.scenario.values import FROM_LIST, Bandwidth, Bytes, DurationNs, NodeName, Share, Spec
+from bench.scenario.values import FROM_LIST, Bandwidth, Bytes, DurationNs, Mtu, NodeName, Share, Spec
 
 
 class NetworkSpec(Spec):
@@ -16,7 +16,9 @@ class NetworkSpec(Spec):
     (the file's ``topos`` dictionary, or a Topo class of that name). Roles are given by node name; those left empty are
     taken from the topology's node option ``role`` ("hypervisor", "storage", "client"), else from the order of its
     hosts. ``guest_memory``: what a hypervisor (or ``default``) has for its guests, those that are coming included; a
-    migration waits until there is room. One that is not named has no limit of its own. ``firewall``: the routers of the
+    migration waits until there is room. One that is not named has no limit of its own. ``nics`` 2: every hypervisor has
+    a second card, in a network of its own (switch m1, links such as ``h1-m1``) that carries nothing but migrations; 1:
+    what the topology says, which is one converged card in most of them. ``firewall``: the routers of the
     topology are stateful firewalls. ``sysctls``: kernel parameters of every host that is no hypervisor,
     ``guest_sysctls``: of the guest; ``{dev}`` in a name stands for its interface.
     """
@@ -28,6 +30,7 @@ class NetworkSpec(Spec):
     datapath: Literal["auto", "kernel", "user"] = "auto"
     subnet: str = "10.0.0.0/16"
     guest_memory: dict[NodeName, Bytes] = Field(default_factory=dict)
+    nics: Literal[1, 2] = 1
     firewall: bool = False
     sysctls: dict[str, str | int] = Field(default_factory=dict)
     guest_sysctls: dict[str, str | int] = Field(default_factory=dict)
@@ -48,7 +51,8 @@ class LinkSpec(Spec):
     first.
 
     ``bandwidth`` 0 (or ``"unlimited"``) means unshaped. ``delay`` is one way. ``jitter`` is the half-width of a uniform
-    deviation from the delay. ``queue`` is the length of the bottleneck queue in full-size packets.
+    deviation from the delay. ``queue`` is the length of the bottleneck queue in full-size packets. ``mtu``: the largest
+    IP packet in bytes, at both ends; above 1500 they are jumbo frames.
     """
 
     bandwidth: Bandwidth = 10**9
@@ -56,6 +60,7 @@ class LinkSpec(Spec):
     jitter: DurationNs = 0
     loss: Share = 0.0
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    mtu: Mtu = 1500
     reverse: LinkDirectionSpec | None = None
 
     @field_validator("bandwidth")

@@ -31,6 +31,8 @@ ByteRate = Annotated[int, quantity(units.parse_byte_rate), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(units.parse_fraction)]
 # TOML has lists; a frozen scenario holds tuples.
 FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+# IPv4 needs 576 of every link; Ethernet's jumbo frames carry 9000, and switches let some more pass.
+Mtu = Annotated[int, Field(ge=576, le=9216)]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,7}$")]
 
 

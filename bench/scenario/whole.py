@@ -110,6 +110,10 @@ class Scenario(Spec):
             return self.guests[0]
         return {guest.name: guest for guest in self.guests}[name]
 
+    def host(self, name: str) -> HostSpec:
+        """Of a hypervisor: ``hosts.NAME``, else ``hosts.default``."""
+        return self.hosts.get(name) or self.hosts.get("default") or HostSpec()
+
     def link(self, first: str, second: str) -> LinkSpec:
         """The spec of the link between two nodes: ``links."a-b"`` (either order), else ``links.default``.
 
