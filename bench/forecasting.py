@@ -21,7 +21,8 @@ from bench.migration.compressibility import sample_compression
 from bench.migration.compression import load_codec
 from bench.plan import Plan
 from bench.scenario import ClientSpec, MigrationSpec, Scenario
-from bench.testbed import Testbed, raised
+from bench.surroundings import surrounded
+from bench.testbed import Testbed
 
 SAMPLE_NS: Final = 500 * NS_PER_MS
 LONGER: Final = (2, 5, 10)  # times the sample: how far the model is shown beyond what was seen
@@ -173,9 +174,16 @@ def describe(sample: DirtySample) -> dict[str, Any]:
 
 
 def measure(
-    scenario: Scenario, plan: Plan, directory: Path, duration_ns: int, notify: Callable[[str], None]
+    scenario: Scenario,
+    plan: Plan,
+    directory: Path,
+    duration_ns: int,
+    notify: Callable[[str], None],
+    record_cgroup: Callable[[Path], Path] | None = None,
 ) -> DirtySample:
     """Raise a testbed without calibration and clients, let its guests work for the warm-up, and sample the first one.
+
+    :param record_cgroup: notes in the ledger a control group that is about to be made.
 
     To be called in a sandbox. :raises BenchError: what could not be raised or sampled.
     """
@@ -184,7 +192,7 @@ def measure(
     def wait(until: Deadline) -> None:
         time.sleep(until.remaining_s)  # a stretch of a stated length; nothing else happens here
 
-    with raised(bare, plan, directory, notify) as testbed:
+    with surrounded(bare, plan, directory, record_cgroup, notify) as testbed:
         notify("letting the guest work")
         wait(Deadline(scenario.run.warmup))
         notify("sampling its dirty pages")

@@ -16,6 +16,7 @@ from bench.clock import NS_PER_S, Deadline
 from bench.disks import Storage
 from bench.errors import BenchError, DeadlineError, GuestError, HostError
 from bench.guest.client import GuestControl, guest_command
+from bench.host.cgroup import FULL_PPM
 from bench.host.commands import Process, describe_status, python_environment, spawn
 from bench.plan import Plan
 from bench.scenario import GuestSpec, Scenario
@@ -64,6 +65,8 @@ class Guests:
 
     :param directory: the run directory.
     :param stack: of the testbed: what is started here is registered there first.
+    :ivar place: puts a process under the limits of its hypervisor; *vcpu_group*: where groups of vCPUs belong there.
+    :ivar limited: the hypervisors that had limits before their guests booted.
     """
 
     def __init__(
@@ -76,6 +79,9 @@ class Guests:
         self._stack = stack
         self._running: dict[str, RunningGuest] = {}
         self._boots = 0
+        self.limited: set[str] = set()
+        self.place: Callable[[str, int], None] = lambda _host, _pid: None
+        self.vcpu_group: Callable[[str], str] = lambda _host: ""
 
     def __iter__(self) -> Iterator[RunningGuest]:
         return iter(self._running.values())
@@ -134,6 +140,9 @@ class Guests:
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
             "mtu": self.plan.guest_mtu,
+            "huge_pages": guest.huge_pages,
+            "vcpu_limits": {"share_ppm": round(guest.vcpu_cpu * 10**6) or FULL_PPM, "cores": list(guest.vcpu_cores)},
+            "vcpu_group": self.vcpu_group(host),
             "gateway": guest.gateway or self.plan.gateway,
             "sysctls": for_interface(self.scenario.network.guest_sysctls, "eth0"),
         }
@@ -168,6 +177,7 @@ class Guests:
             name=f"guest {guest.name} on {host}",
         )
         self._stack.callback(process.stop)
+        self.place(host, process.pid)  # before it has any memory, so that this counts as the hypervisor's
         return process, socket_path
 
     def _configure(self, guest: GuestSpec, host: str, process: Process, socket_path: Path) -> None:

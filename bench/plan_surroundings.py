@@ -6,9 +6,18 @@ import shutil
 from collections.abc import Collection, Sequence
 
 from bench.errors import MachineError, ScenarioError
+from bench.host.limits import cores_here
 from bench.scenario import Scenario
 
 RESERVE_BYTES = 192 << 20  # for the engines and the interpreters of guests beside guest memory
+
+
+def _check_cores(cores: Sequence[int], key: str, allowed: Sequence[int], where: str, whose: str = "") -> None:
+    """:raises ScenarioError: for a processor that is not there."""
+    missing = [core for core in cores if core not in allowed]
+    if missing:
+        shown = ", ".join(map(str, allowed))
+        raise ScenarioError(where, key, missing[0], f"processors {whose or 'of this machine'}: {shown}")
 
 
 def check_surroundings(
@@ -25,8 +34,14 @@ def check_surroundings(
         if spec.memory and spec.memory < largest + RESERVE_BYTES:
             needed = largest + RESERVE_BYTES >> 20
             raise ScenarioError(where, f"hosts.{name}.memory", f"{spec.memory >> 20}MiB", f"at least '{needed}MiB'")
+        _check_cores(spec.cores, f"hosts.{name}.cores", cores_here(), where)
         if (spec.load.cpu or spec.load.memory or spec.load.io) and shutil.which("stress-ng") is None:
             raise MachineError(f"hosts.{name}.load needs stress-ng, which is not installed", "`make setup` installs it")
+    for guest in scenario.guests:
+        key = "guest.vcpu_cores" if len(scenario.guests) == 1 else f"guests.{guest.name}.vcpu_cores"
+        for name in hypervisors:
+            cores = scenario.host(name).cores
+            _check_cores(guest.vcpu_cores, key, cores or cores_here(), where, f"of {name}" if cores else "")
     for number, flow in enumerate(scenario.cross_traffic):
         for key, host in (("source", flow.source), ("destination", flow.destination)):
             if host not in hosts:

@@ -125,12 +125,15 @@ class Runner:
             testbed.raise_network()
         self._watch.start_frames(stack, testbed)
         if self._standing is None:
+            self._surroundings.prepare(testbed)
             testbed.boot_guests()
         stack.callback(self._surroundings.stop)
         self._surroundings.start(testbed)
         self._watch.start_clients(stack, testbed)
         self._warm_up(testbed)
-        engine_plans = EnginePlans(self.scenario, testbed, self.directory, self._record_cgroup)
+        engine_plans = EnginePlans(
+            self.scenario, testbed, self.directory, self._record_cgroup, self._surroundings.vcpu_group
+        )
         self._mover = Mover(
             testbed, self._watch, self._forecaster, engine_plans, self._notice, surroundings=self._surroundings
         )

@@ -41,6 +41,7 @@ from bench.report.wave import print_wave
 from bench.result import RunResult
 from bench.runner import Runner
 from bench.scenario import Scenario, apply_setting, parse_scenario
+from bench.surroundings import Surroundings
 from bench.testbed import Testbed
 from bench.timeline import Event
 from bench.watch import Watch
@@ -74,15 +75,24 @@ class Shell:
     """What the commands do. One testbed, any number of migrations.
 
     :param raw: the decoded scenario, for what is set per migration; *where* names it in messages.
+    :param record_cgroup: notes in the ledger a control group that is about to be made.
     """
 
-    def __init__(self, testbed: Testbed, raw: Mapping[str, Any], where: str, console: Console) -> None:
+    def __init__(
+        self,
+        testbed: Testbed,
+        raw: Mapping[str, Any],
+        where: str,
+        console: Console,
+        record_cgroup: Callable[[Path], Path] | None = None,
+    ) -> None:
         self.testbed = testbed
         self.console = console
         self.last: RunResult | None = None
         self.showing = False
         self._raw = dict(raw)
         self._where = where
+        self._record_cgroup = record_cgroup
 
     # what there is
 
@@ -111,7 +121,14 @@ class Shell:
         output = OutputDirectory.choose(None, Path(self._where))
         watch = ShellWatch(scenario, plan, self.testbed.directory, output.path, self._progress)
         runner = Runner(
-            scenario, plan, self.testbed.directory, output.path, self._progress, testbed=self.testbed, watch=watch
+            scenario,
+            plan,
+            self.testbed.directory,
+            output.path,
+            self._progress,
+            record_cgroup=self._record_cgroup,
+            testbed=self.testbed,
+            watch=watch,
         )
         try:
             self.last = runner.run()
@@ -267,13 +284,21 @@ def _peer_pid(sock: socket.socket) -> int:
     return int(struct.unpack("=iII", raw)[0])
 
 
-def run_shell(scenario: Scenario, plan: Plan, directory: Path, raw: Mapping[str, Any], where: str) -> int:
+def run_shell(
+    scenario: Scenario,
+    plan: Plan,
+    directory: Path,
+    raw: Mapping[str, Any],
+    where: str,
+    record_cgroup: Callable[[Path], Path] | None = None,
+) -> int:
     """Raise the testbed, hand it to the command line, take it down. Inside the sandbox; returns the exit code."""
     console = Console()
     testbed = Testbed(scenario, plan, directory, lambda text: console.print(text, highlight=False))
     with contextlib.closing(testbed):
         testbed.raise_network()
+        Surroundings(scenario, plan, directory, record_cgroup).prepare(testbed)
         testbed.boot_guests()
         console.print("`help` lists the commands, `help migrate` says how one is used, `exit` takes everything down")
-        BenchCLI(Shell(testbed, raw, where, console))
+        BenchCLI(Shell(testbed, raw, where, console, record_cgroup))
     return 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,13 +59,25 @@ class Surroundings:
         self._told: dict[str, Any] = {}
         self.reasons: list[str] = []
 
+    def prepare(self, testbed: Testbed) -> None:
+        """Make the hypervisors' limits, before their guests boot. :raises BenchError: what cannot be had."""
+        if self._testbed is not None:
+            return
+        self._testbed = testbed
+        divided = any(guest.vcpu_cpu for guest in self._scenario.guests)
+        for name in testbed.hypervisors:
+            spec = host_spec(self._scenario, name)
+            if spec.cpu or spec.memory or spec.cores or divided:
+                self._limit(name, spec, divided)
+        if not list(testbed.guests):
+            testbed.guests.limited = set(self._limits)
+        testbed.guests.place, testbed.guests.vcpu_group = self.place, self.vcpu_group
+
     def start(self, testbed: Testbed) -> None:
         """Begin, with all guests booted. :raises BenchError: what cannot be had."""
-        self._testbed = testbed
+        self.prepare(testbed)
         for name, hypervisor in testbed.hypervisors.items():
             spec = host_spec(self._scenario, name)
-            if spec.cpu or spec.memory:
-                self._limit(name, spec)
             argv = stress_arguments(spec)
             if argv:
                 log = self._directory / "logs" / f"stress.{name}.log"
@@ -72,23 +85,33 @@ class Surroundings:
                 self._load[name] = process
                 self.place(name, process.pid)
                 self._told.setdefault("load", {})[name] = spec.load.model_dump()
-        for guest in testbed.guests:
-            if guest.process is not None:
+        for guest in testbed.guests:  # those that booted before their hypervisor had limits
+            if guest.process is not None and guest.host not in testbed.guests.limited:
                 self.place(guest.host, guest.process.pid)
         for number, flow in enumerate(self._scenario.cross_traffic):
             self._begin_flow(FIRST_PORT + number, flow.source, flow.destination, flow.rate, flow.protocol)
 
-    def _limit(self, name: str, spec: HostSpec) -> None:
+    def _limit(self, name: str, spec: HostSpec, divided: bool) -> None:
         if self._record is None:
             raise MachineError(f"hosts.{name}: control groups cannot be made here")
         group = f"migration-bench-{self._directory.name}-{name}"
-        limits = self._limits[name] = Limits(group, spec.cpu, spec.memory, self._record)
+        limits = self._limits[name] = Limits(
+            group, spec.cpu, spec.memory, self._record, cores=spec.cores, divided=divided
+        )
         self._told.setdefault("limits", {})[name] = limits.applied
 
     def place(self, host: str, pid: int) -> None:
         """A process, and what it started, belongs to that hypervisor. :raises HostError: when the kernel refuses."""
         if host in self._limits:
             self._limits[host].add(pid)
+
+    def vcpu_group(self, host: str) -> str:
+        """Where control groups of single vCPUs belong on that hypervisor; empty for anywhere."""
+        limits = self._limits.get(host)
+        if limits is None or limits.vcpu_parent is None:
+            return ""
+        # A Mininet host mounts a /sys of its own, which hides the hierarchy: this process still sees it.
+        return f"/proc/{os.getpid()}/root{limits.vcpu_parent}"
 
     # cross traffic
 
@@ -186,6 +209,29 @@ class Surroundings:
             process.stop(Deadline(STOP_NS))
         self._load, self._servers = {}, []
         return self._told
+
+
+@contextlib.contextmanager
+def surrounded(
+    scenario: Scenario,
+    plan: Plan,
+    directory: Path,
+    record_cgroup: Callable[[Path], Path] | None,
+    notify: Callable[[str], None],
+) -> Iterator[Testbed]:
+    """A testbed with network and guests, with limits and load on its hypervisors and cross traffic; all of it ends with
+    the context.
+    """
+    testbed = Testbed(scenario, plan, directory, notify)
+    surroundings = Surroundings(scenario, plan, directory, record_cgroup)
+    with contextlib.ExitStack() as stack:
+        stack.callback(testbed.close)
+        testbed.raise_network()
+        surroundings.prepare(testbed)
+        testbed.boot_guests()
+        stack.callback(surroundings.stop)
+        surroundings.start(testbed)
+        yield testbed
 
 
 def stress_arguments(spec: HostSpec) -> list[str]:

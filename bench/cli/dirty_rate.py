@@ -54,7 +54,7 @@ def dirty_rate(
         def notify(text: str) -> None:
             print(f"{text} ...", file=sys.stderr, flush=True)  # noqa: T201
 
-        found = describe(measure(one, plan, run_directory.path, duration_ns, notify))
+        found = describe(measure(one, plan, run_directory.path, duration_ns, notify, run_directory.record_cgroup))
         if as_json:
             typer.echo(json.dumps(found))
         else:

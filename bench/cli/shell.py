@@ -35,7 +35,7 @@ def shell(
     def inside() -> int:
         from bench.shell import run_shell  # noqa: PLC0415 - Mininet is imported only where a network is raised
 
-        return run_shell(parsed, plan, run_directory.path, raw, str(path))
+        return run_shell(parsed, plan, run_directory.path, raw, str(path), run_directory.record_cgroup)
 
     with notices_raise(), RunDirectory.create() as run_directory, relayed(parsed, run_directory.path):
         code = run_in_sandbox(inside)

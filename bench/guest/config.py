@@ -12,6 +12,7 @@ from typing import Any
 from bench.errors import GuestError
 from bench.guest.disks import DisksConfig
 from bench.guest.store import MIN_REGION_BYTES
+from bench.guest.vcpu_limits import NO_LIMITS, VcpuLimitsConfig
 from bench.memory.image import PAGE_BYTES
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -34,6 +35,8 @@ class GuestConfig:
     :param sysctls: kernel parameters of its namespace, by name.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
     :param mtu: of its card.
+    :param huge_pages: whether memory that is made here lies in huge pages.
+    :param vcpu_limits: what each vCPU is held to, and *vcpu_group* the control group at this hypervisor for theirs.
     :param disks: None for a guest without.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
@@ -58,6 +61,9 @@ class GuestConfig:
     gateway: str = ""
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
     mtu: int = 1500
+    huge_pages: bool = False
+    vcpu_limits: VcpuLimitsConfig = NO_LIMITS
+    vcpu_group: str = ""
     disks: DisksConfig | None = None
 
     @property
@@ -106,6 +112,9 @@ class GuestConfig:
             gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
             sysctls={str(name): value for name, value in dict(raw.get("sysctls") or {}).items()},
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
+            huge_pages=raw.get("huge_pages") is True,
+            vcpu_limits=VcpuLimitsConfig.from_json(raw.get("vcpu_limits")),
+            vcpu_group=str(raw.get("vcpu_group", "")),
             mtu=_integer({"mtu": 1500, **raw}, "mtu", 576, 65535),
             disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )

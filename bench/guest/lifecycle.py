@@ -36,17 +36,19 @@ from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
 from bench.guest.loop import Loop
-from bench.guest.port import GUEST_INTERFACE, GuestPort
+from bench.guest.port import GUEST_INTERFACE, GuestPort, mtu_of
 from bench.guest.services.base import Machine
 from bench.guest.services.redis import replay
 from bench.guest.sockets import Sockets
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
+from bench.guest.vcpu_limits import VcpuLimits
 from bench.guest.watched_memory import WatchedMemory
 from bench.guest.workload import split
 from bench.host.kernel import CLONE_NEWNET, set_sysctls, unshare
 from bench.host.lease import Lease
+from bench.memory.huge import mapped_bytes
 from bench.memory.image import GuestMemory
 
 _VCPU_START_NS = 60 * NS_PER_S
@@ -92,6 +94,7 @@ class ProcessGuest:
         self._sockets: Sockets | None = None
         self._vcpus: list[Vcpu] = []
         self._throttle: VcpuThrottle | None = None
+        self._limits: VcpuLimits | None = None
         self._watched: WatchedMemory | None = None
         self._disks: NoDisks = NoDisks()
         self._generation = 0
@@ -123,13 +126,15 @@ class ProcessGuest:
         self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
         if config.chatter_ns:
             self._chatter = Chatter(GUEST_INTERFACE, self._loop, config.chatter_ns, config.ip)
-        self._memory = memory or GuestMemory.create(config.memory_bytes, config.name)
+        self._memory = memory or GuestMemory.create(config.memory_bytes, config.name, huge=config.huge_pages)
         if not config.skeleton:
             self._memory.populate()
             if config.image is not None:
                 self._memory.load_image(config.image)
             else:
                 self._memory.fill(config.content, config.seed)
+            if config.huge_pages:
+                self._memory.require_huge()
             self._open_sockets(Store.format(self._store_region()))
         parameters = split(config.workload, config.memory_bytes, config.store_bytes, config.vcpus)
         self._vcpus = start_all(
@@ -140,7 +145,9 @@ class ProcessGuest:
             populate=("idle" if config.populate else "never") if config.skeleton else "first",
         )
         self._watched = WatchedMemory(self._memory, self._vcpus)
-        self._throttle = VcpuThrottle(self._vcpus, f"{config.name}.{os.getpid()}")
+        label = f"{config.name}.{os.getpid()}"
+        self._limits = VcpuLimits(config.vcpu_limits, self._vcpus, config.vcpu_group, label)
+        self._throttle = VcpuThrottle(self._vcpus, label, self._limits)
         for vcpu in self._vcpus:
             self._watch(vcpu)
         self.state = State.SKELETON if config.skeleton else State.READY
@@ -426,7 +433,18 @@ class ProcessGuest:
             "vcpus": vcpus,
             "self_check_errors": errors,
             "disks": self._disks.stats(quiet=quiet),
+            "applied": self._applied(),
         }
+
+    def _applied(self) -> dict[str, Any]:
+        """What the kernel holds of what this guest was given, read back."""
+        found: dict[str, Any] = {"mtu": mtu_of(GUEST_INTERFACE)}
+        if self._config.huge_pages:
+            found["huge_bytes"] = mapped_bytes(os.getpid(), self._memory.base)
+            found["vcpus_huge_bytes"] = [mapped_bytes(vcpu.pid, vcpu.base) for vcpu in self._vcpus]
+        if self._limits is not None and any(self._limits.applied):
+            found["vcpus"] = self._limits.applied
+        return found
 
     def stop(self, reason: str) -> None:
         """Die silently: the network first. Idempotent; nothing here keeps the rest from being done."""
@@ -450,6 +468,8 @@ class ProcessGuest:
         self._attempt("disks", self._disks.stop)
         if self._throttle is not None:
             self._attempt("throttle", self._throttle.close)
+        if self._limits is not None:
+            self._attempt("limits", self._limits.close)
         self._record("stopped", now_ns(), reason=reason)
         self.flush()
 

@@ -10,6 +10,7 @@ Sources: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, li
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
@@ -22,6 +23,7 @@ from bench.errors import DeadlineError, GuestError
 from bench.host.kernel import set_sysctls
 
 GUEST_INTERFACE = "eth0"
+_SIOCGIFMTU = 0x8921
 _INTERFACE_BYTES = 15  # IFNAMSIZ - 1
 
 # Bounds of what a connection's queues can hold, and with them of the device state: 16 MiB, the usual limit, would take
@@ -313,6 +315,13 @@ class GuestPort:
         port = attributes(self._host.link(index, _AF_BRIDGE).get(_IFLA_PROTINFO, b""))
         if port.get(_IFLA_BRPORT_STATE) != bytes([_DISABLED]):
             raise OSError(errno.EBUSY, "the bridge did not disable the port (is its spanning tree protocol on?)")
+
+
+def mtu_of(interface: str) -> int:
+    """As the kernel has it, in this network namespace (netdevice(7)). :raises OSError: there is no such interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFMTU, struct.pack("16si20x", interface.encode(), 0))
+    return int(struct.unpack_from("i", answer, 16)[0])
 
 
 def _port_state(index: int, state: int) -> bytes:

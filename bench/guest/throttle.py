@@ -17,6 +17,7 @@ from typing import Final
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, GuestError, HostError
 from bench.guest.vcpu_client import Vcpu
+from bench.guest.vcpu_limits import VcpuLimits
 from bench.host.cgroup import FULL_PPM, CpuGroup
 
 LEAST_PPM: Final = 1_000  # of one processor: 1 ms of each second
@@ -30,13 +31,16 @@ class VcpuThrottle:
     """The throttle of some vCPUs; off at first.
 
     :param name: part of the groups' names, unique among those below one parent.
+    :param limits: what the vCPUs are held to always: its groups are used, and left with its share.
     :ivar mechanism: ``cgroup-v2``, ``cgroup-v1`` or ``loop``; empty while it has never been on.
     """
 
-    def __init__(self, vcpus: Sequence[Vcpu], name: str) -> None:
+    def __init__(self, vcpus: Sequence[Vcpu], name: str, limits: VcpuLimits | None = None) -> None:
         self.mechanism = ""
         self._vcpus = vcpus
         self._name = name
+        self._full_ppm = FULL_PPM if limits is None else limits.share_ppm
+        self._limited = [] if limits is None else limits.groups
         self._groups: list[CpuGroup] = []
         self._on = False
         self._loop_ppm, self._writes_per_s = FULL_PPM, 0
@@ -68,7 +72,7 @@ class VcpuThrottle:
             self._loop_ppm = share_ppm
             self._set_loops()
         for group in self._groups:
-            group.set_share(share_ppm)
+            group.set_share(min(share_ppm, self._full_ppm))
         return self.mechanism
 
     def release(self) -> None:
@@ -83,7 +87,7 @@ class VcpuThrottle:
             return
         self._on = False
         for group in self._groups:
-            self._attempt(functools.partial(group.set_share, FULL_PPM))
+            self._attempt(functools.partial(group.set_share, self._full_ppm))
         if self._loop_ppm < FULL_PPM:
             self._loop_ppm = FULL_PPM
             self._attempt(self._set_loops)
@@ -94,11 +98,14 @@ class VcpuThrottle:
 
     def close(self) -> None:
         """After the vCPUs have ended: remove the groups. Idempotent."""
-        for group in self._groups:
+        for group in self._groups if not self._limited else ():
             group.remove()
         self._groups = []
 
     def _choose(self, cgroup: str) -> str:
+        if self._limited:
+            self._groups = self._limited
+            return f"cgroup-v{self._groups[0].version}"
         if not cgroup:
             return LOOP
         try:

@@ -10,6 +10,7 @@ Sources: Documentation/admin-guide/cgroup-v2.rst "CPU", Documentation/scheduler/
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,14 @@ class CpuGroup:
             self._write(_V1_PERIOD, str(period_us))
             self._write(_V1_QUOTA, str(limit_us))
 
+    def share(self) -> float:
+        """The limit as the kernel holds it, in processors; infinite for none. :raises HostError: it cannot be read."""
+        if self.version == 2:
+            limit, period = self._held(_V2_MAX).split()
+        else:
+            limit, period = self._held(_V1_QUOTA).strip(), self._held(_V1_PERIOD).strip()
+        return math.inf if limit in ("max", "-1") else int(limit) / int(period)
+
     def remove(self) -> None:
         """Remove it if nothing is in it any more; what stays goes with the parent, by the ledger. Idempotent."""
         if self._fd >= 0:
@@ -124,6 +133,16 @@ class CpuGroup:
         if self._parent_fd >= 0:
             os.close(self._parent_fd)
         self._fd = self._parent_fd = -1
+
+    def _held(self, file: str) -> str:
+        try:
+            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+            try:
+                return os.read(fd, 256).decode("ascii")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise HostError(f"control group {self._name}: {file}: {error.strerror}") from error
 
     def _write(self, file: str, text: str) -> None:
         try:

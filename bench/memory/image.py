@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from bench.errors import GuestError
 from bench.memory import content
+from bench.memory.huge import collapse, mapped_bytes, open_huge
 
 PAGE_BYTES = content.PAGE_BYTES
 WORDS_PER_PAGE = content.WORDS_PER_PAGE
@@ -65,12 +66,14 @@ class GuestMemory:
         self._closed = False
 
     @classmethod
-    def create(cls, size_bytes: int, name: str = "guest") -> GuestMemory:
-        """New zeroed memory; its size is sealed.
+    def create(cls, size_bytes: int, name: str = "guest", *, huge: bool = False) -> GuestMemory:
+        """New zeroed memory; its size is sealed, but for *huge* memory (:mod:`bench.memory.huge`), which cannot be.
 
         :raises GuestError: when the size is no positive multiple of the page size, or the kernel refuses.
         """
         _check_size(size_bytes)
+        if huge:
+            return cls.from_fd(open_huge(size_bytes), size_bytes)
         fd = -1
         try:
             fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -123,6 +126,21 @@ class GuestMemory:
                 f"guest memory of {self.size_bytes} bytes could not be allocated: {error.strerror}",
                 "give the guest less memory or stop other programs",
             ) from error
+
+    def require_huge(self) -> None:
+        """Of huge memory that is populated: :raises GuestError: when not all of it lies in huge pages."""
+        if self.huge_bytes() < self.size_bytes:
+            collapse(self.base, self.size_bytes)
+        got = self.huge_bytes()
+        if got < self.size_bytes:
+            raise GuestError(
+                f"only {got >> 20} MiB of a guest's {self.size_bytes >> 20} MiB got huge pages: memory is fragmented",
+                "give the guest less memory, or take guest.huge_pages out",
+            )
+
+    def huge_bytes(self) -> int:
+        """What of it this process maps by huge pages."""
+        return mapped_bytes(os.getpid(), self.base)
 
     def discard(self, first: int, count: int) -> None:
         """Give pages back to the kernel, from every process's mapping of the memfd (MADV_REMOVE); they read as zeros.

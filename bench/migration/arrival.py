@@ -129,7 +129,7 @@ class Arrival:
             raise WireError(f"HELLO: {str(streams)[:80]} streams are not 1 to {MAX_STREAMS}")
         if postcopy == "never" and streams == 1:
             self._close_door()
-        self._make_memory(memory_bytes, populate=postcopy != "at-once")
+        self._make_memory(memory_bytes, populate=postcopy != "at-once", huge=guest.get("huge_pages") is True)
         place = self.place
         self._process = spawn(
             guest_command(place.guest_socket, place.guest_events, place.guest_log),
@@ -149,6 +149,7 @@ class Arrival:
             **guest,
             "host": place.host,
             "bridge": place.bridge,
+            "vcpu_group": place.vcpu_group,
             "lease": {"path": place.lease_path, "me": place.host},
             "image": None,
             "skeleton": True,
@@ -188,9 +189,9 @@ class Arrival:
         self._lanes = Lanes(connections, self._receiver, watched, SILENCE_NS)
         self.report("streams_joined", streams=streams)
 
-    def _make_memory(self, memory_bytes: int, *, populate: bool) -> None:
+    def _make_memory(self, memory_bytes: int, *, populate: bool, huge: bool) -> None:
         """It is populated while the guest's processes start, and what is left then while pages arrive."""
-        self._memory = GuestMemory.create(memory_bytes)
+        self._memory = GuestMemory.create(memory_bytes, huge=huge)
         self._stack.callback(self._memory.close)
         if populate:
             self._populating = Populating(self._memory)

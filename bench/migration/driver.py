@@ -65,6 +65,7 @@ class Plan:
     :param recover_every_ns: how often a post-copy whose network failed is told to recover; 0: only by
         :meth:`Migration.recover`.
     :param recover_for_ns: after which time it counts as failed, with its guest lost.
+    :param vcpu_group: the control group at the destination that groups of the guest's vCPUs belong in; empty for none.
     :param tag: part of the engines' file names, unique within the run.
     """
 
@@ -88,6 +89,7 @@ class Plan:
     tag: str = "1"
     recover_every_ns: int = 0
     recover_for_ns: int = RECOVER_NS
+    vcpu_group: str = ""
 
 
 class _Side:
@@ -223,6 +225,7 @@ class Migration:
                     "guest_events": str(plan.new_guest_events),
                     "guest_log": str(plan.new_guest_log),
                     "bridge": plan.bridge,
+                    "vcpu_group": plan.vcpu_group,
                     "lease_path": str(plan.lease_path),
                     "ticket": self._ticket,
                     "credentials": there,

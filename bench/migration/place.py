@@ -15,6 +15,7 @@ from bench.migration.transport import LINK_TIMEOUT_NS
 class Place:
     """The arguments of ``listen``, checked.
 
+    :param vcpu_group: the control group that groups of the guest's vCPUs are made in; empty for none.
     :param ticket: what a first frame must show.
     :param credentials: the destination's half of what the carrier made.
     """
@@ -29,6 +30,7 @@ class Place:
     lease_path: str
     link_timeout_ns: int
     security: str
+    vcpu_group: str
     ticket: str
     credentials: Credentials
 
@@ -41,6 +43,7 @@ class Place:
         }
         timeout_ns = args.get("link_timeout_ns", LINK_TIMEOUT_NS)
         texts["security"] = str(args.get("security", NONE))
+        texts["vcpu_group"] = str(args.get("vcpu_group", ""))
         texts["ticket"] = want(args, "ticket", str, "listen")
         credentials = args.get("credentials", {})
         return cls(port=want(args, "port", int, "listen"), link_timeout_ns=timeout_ns, credentials=credentials, **texts)

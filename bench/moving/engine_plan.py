@@ -21,15 +21,22 @@ class EnginePlans:
     """Makes the plans of a run's migrations.
 
     :param record_cgroup: notes in the ledger a control group that is about to be made; None: make none.
+    :param vcpu_group: of a hypervisor, where groups of vCPUs have to lie to stay within its limits; empty for anywhere.
     """
 
     def __init__(
-        self, scenario: Scenario, testbed: Testbed, directory: Path, record_cgroup: Callable[[Path], Path] | None
+        self,
+        scenario: Scenario,
+        testbed: Testbed,
+        directory: Path,
+        record_cgroup: Callable[[Path], Path] | None,
+        vcpu_group: Callable[[str], str] = lambda _host: "",
     ) -> None:
         self._scenario = scenario
         self._testbed = testbed
         self._directory = directory
         self._record_cgroup = record_cgroup
+        self._vcpu_group = vcpu_group
         self._cgroup: Path | None = None
         self._made = 0
 
@@ -74,21 +81,26 @@ class EnginePlans:
                 "auto_converge": migration.auto_converge,
                 "dirty_limit_bytes_per_s": migration.dirty_limit,
                 "announce_delay_ns": migration.announce_delay,
-                "cgroup": self._throttle_cgroup(),
+                "cgroup": self._throttle_cgroup(guest.host),
             },
             announce=guests.announcement(name, migration.announce_delay, faulty=True),
             events_directory=self._directory / "events",
             log_directory=self._directory / "logs",
             tag=f"{name}.{self._made}",
             recover_every_ns=RECOVER_EVERY_NS,
+            vcpu_group=self._vcpu_group(destination),
         )
 
-    def _throttle_cgroup(self) -> str:
-        """The run's control group for vCPUs, made when the scenario first needs it; empty for none."""
+    def _throttle_cgroup(self, host: str) -> str:
+        """The control group for vCPUs of the source: its own where it has limits, else the run's, made when the
+        scenario first needs it; empty for none.
+        """
         migration = self._scenario.migration
         wanted = migration.auto_converge or migration.on_no_convergence == "throttle"
         if not wanted or self._record_cgroup is None:
             return ""
+        if group := self._vcpu_group(host):
+            return group
         if self._cgroup is None:
             self._cgroup = make_parent(f"migration-bench-{self._directory.name}", self._record_cgroup)
         # A Mininet host mounts a /sys of its own, which hides the hierarchy: this process still sees it.

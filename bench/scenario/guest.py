@@ -49,12 +49,20 @@ class GuestSpec(Spec):
     ``chatter``: how often it broadcasts something by itself; 0: it is silent, and only answers.
     ``gateway``: its default route.
 
+    ``vcpu_cpu``: the share of a processor that each vCPU gets at most, by a control group of its own; 0 for no limit.
+    ``vcpu_cores``: the processors of this machine that its vCPUs are pinned to, one after the other, round and round;
+    none: wherever the hypervisor lets them. ``huge_pages``: its memory lies in pages of 2 MiB; while it is migrated it
+    is mapped by 4 KiB, as under KVM.
+
     ``durable``: the Redis store answers a change only when it is on the first disk, in a log of ``log_size`` there.
     """
 
     name: NodeName = "g1"
     memory: Bytes = 1024 << 20
     vcpus: Annotated[int, Field(ge=1, le=16)] = 1
+    vcpu_cpu: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.0
+    vcpu_cores: Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], FROM_LIST] = ()
+    huge_pages: bool = False
     content: ContentSpec = ContentSpec()
     image: str | None = None
     store_memory: Bytes = 8 << 20
@@ -120,6 +128,14 @@ class GuestSpec(Spec):
             raise ValueError("a log_size below the size of the first disk, which holds the log")
         if self.disk_workload is not None and self.disk_workload.disk >= len(self.disks):
             raise ValueError(f"a disk_workload on one of the {len(self.disks)} disks")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_huge_pages(self) -> GuestSpec:
+        if self.huge_pages and self.memory % (2 << 20):
+            raise ValueError("a memory that is a multiple of 2 MiB, with huge_pages")
+        if self.vcpu_cpu and self.vcpu_cpu < 0.01:
+            raise ValueError("a vcpu_cpu of 0 (no limit), or from 0.01 to 1")
         return self
 
     @model_validator(mode="after")
