@@ -6,6 +6,7 @@ Everything that belongs to one guest is named after it: control sockets, events,
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.errors import BenchError, DeadlineError, GuestError, HostError
 from bench.guest.client import GuestControl, guest_command
 from bench.host.cgroup import FULL_PPM
 from bench.host.commands import Process, describe_status, python_environment, spawn
+from bench.memory.trace import load_trace
 from bench.plan import Plan
 from bench.scenario import GuestSpec, Scenario
 
@@ -134,6 +136,7 @@ class Guests:
                 "hot_share": workload.hot_share,
                 "write_bytes": workload.write_bytes,
                 "seed": workload.seed,
+                **_trace(workload.trace),
             },
             "storage": self.storage.configuration(guest),
             "skeleton": skeleton,
@@ -235,6 +238,15 @@ def _stats(guest: RunningGuest, quiet: bool) -> dict[str, Any] | BenchError:
         return dict(guest.control.stats(quiet=quiet))
     except (HostError, GuestError, DeadlineError) as error:
         return error
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(name: str | None) -> dict[str, str]:
+    """A workload's trace, and the file's digest, so that every hypervisor replays the same."""
+    if name is None:
+        return {}
+    path = Path(name).resolve()
+    return {"trace": str(path), "trace_digest": load_trace(path).digest}
 
 
 def for_interface(sysctls: Mapping[str, str | int], interface: str) -> dict[str, str | int]:

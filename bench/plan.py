@@ -20,6 +20,7 @@ from bench.plan_guests import (
     check_images,
     check_memory,
     check_port,
+    check_traces,
     plan_homes,
     plan_limits,
     plan_orders,
@@ -282,6 +283,7 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
         find_sshd()
     check_port(scenario, where)
     check_images(scenario, where)
+    check_traces(scenario, where)
     check_disks(scenario, storage, hypervisors, where)
     check_surroundings(scenario, hypervisors, addresses, [f"{one}-{other}" for one, other in links], where)
     others = [*flows, *([storage] if storage else []), *(name for flow in scenario.cross_traffic for name in flow.ends)]

@@ -9,10 +9,12 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.errors import MachineError, ScenarioError
+from bench.errors import GuestError, MachineError, ScenarioError
+from bench.memory.trace import load_trace
 from bench.moving.placement import NoRoomError, Placed, evacuation
 from bench.moving.schedule import Limits, Order, Schedule, most_at_once, rehearse
 from bench.scenario import GuestSpec, Scenario
+from bench.scenario.values import PAGE_BYTES
 
 MEMORY_RESERVE_BYTES = 512 << 20
 MAX_PORT = 65535
@@ -203,6 +205,26 @@ def check_memory(
         f"MiB, and {available >> 20} MiB are available",
         f"use --set guest.memory={fitting}MiB or less",
     )
+
+
+def check_traces(scenario: Scenario, where: str) -> None:
+    """:raises ScenarioError: a trace that cannot be read, is none, or is of a guest with more memory."""
+    for guest in scenario.guests:
+        name = guest.workload.trace
+        if name is None:
+            continue
+        key = key_of(scenario, guest, "workload.trace")
+        try:
+            trace = load_trace(Path(name))
+        except GuestError as error:
+            why = error.message.removeprefix(f"trace {name}: ")
+            raise ScenarioError(where, key, name, f"a trace as `bench record-trace` makes them ({why})") from None
+        usable = (guest.memory - guest.store_memory) // PAGE_BYTES
+        if trace.pages > guest.memory // PAGE_BYTES:
+            memory = f"a guest.memory of at least '{trace.pages * PAGE_BYTES >> 20}MiB', which it was recorded from"
+            raise ScenarioError(where, key, name, memory)
+        if not len(trace.within(0, usable).numbers):
+            raise ScenarioError(where, key, name, "a trace with a write outside of the store's memory")
 
 
 def check_images(scenario: Scenario, where: str) -> None:

@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "sweep",
     "remote",
     "dirty_rate",
+    "record_trace",
     "survival",
     "topo",
     "shell",

@@ -17,7 +17,7 @@
 
 Single-threaded: between two batches of writes (below 1 ms) it looks at its channel, so every command finds the sequence
 at a whole write. Writes that could not be done in time (this process got no CPU) are made up for as far as
-:data:`MAX_BEHIND_NS` back; older ones are counted as missed.
+:data:`bench.guest.pacing.MAX_BEHIND_NS` back; older ones are counted as missed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,15 @@ import numpy as np
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import BenchError, GuestError
+from bench.guest.pacing import Pacer, Rate, Schedule, Traced
 from bench.guest.workload import Checked, Indices, Parameters, Words, Workload
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.kernel import set_parent_death_signal
-from bench.memory.image import PAGE_BYTES, GuestMemory
+from bench.memory.image import GuestMemory
 from bench.memory.pager import ExpectedPages, expect_pages
 from bench.memory.populate import populate_step
 from bench.memory.uffd import WriteTracking, arm_write_tracking
 
-TICK_NS = NS_PER_MS
-MAX_BEHIND_NS = 100 * NS_PER_MS
-BATCH_WRITES = 256  # at once, before the channel is looked at: below 1 ms even when each is the first to its page
 THROTTLE_PERIOD_NS = 10 * NS_PER_MS
 _THROTTLED_WRITES = 16  # at once while throttled: below 50 us
 _FULL_PPM = 1_000_000
@@ -79,49 +77,6 @@ class Writer:
             count -= done
 
 
-class Pacer:
-    """How many writes are due at a time: *rate* of modified memory, each write counting one page.
-
-    :param rate_bytes_per_s: 0 is unlimited.
-    """
-
-    def __init__(self, rate_bytes_per_s: int) -> None:
-        self.rate = rate_bytes_per_s
-        self.missed = 0
-        self._start_ns = 0
-        self._done = 0
-
-    def restart(self, at_ns: int) -> None:
-        """Nothing is due yet at this time."""
-        self._start_ns = at_ns
-        self._done = 0
-
-    def due(self, at_ns: int) -> int:
-        """Writes due now, at most :data:`BATCH_WRITES`."""
-        if not self.rate:
-            return BATCH_WRITES
-        due = self._count(at_ns - self._start_ns) - self._done
-        excess = due - max(self._count(MAX_BEHIND_NS), BATCH_WRITES)
-        if excess > 0:
-            self.missed += excess
-            self._done += excess
-            due -= excess
-        return min(due, BATCH_WRITES)
-
-    def did(self, count: int) -> None:
-        self._done += count
-
-    def next_ns(self, at_ns: int) -> int:
-        """When to look again: now if writes are due, else when one is, but not before the next tick."""
-        if not self.rate or self._count(at_ns - self._start_ns) > self._done:
-            return at_ns
-        one_due = self._start_ns + -(-(self._done + 1) * PAGE_BYTES * NS_PER_S // self.rate)
-        return max(one_due, at_ns + TICK_NS)
-
-    def _count(self, duration_ns: int) -> int:
-        return duration_ns * self.rate // (PAGE_BYTES * NS_PER_S)
-
-
 class WriteCap:
     """At most so many writes per second, and no more than :data:`THROTTLE_PERIOD_NS` is worth (at least one) at once.
 
@@ -150,7 +105,7 @@ class Vcpu:
         self._channel = channel
         self._memory: GuestMemory | None = None
         self._writer: Writer | None = None
-        self._pacer = Pacer(0)
+        self._pacer = Pacer(None)
         self._tracking: WriteTracking | None = None
         self._expected: ExpectedPages | None = None
         self._unpopulated: int | None = None  # the first page that is still to be populated
@@ -212,6 +167,11 @@ class Vcpu:
             due -= count
         now = now_ns()
         self._next_ns = begin_ns + THROTTLE_PERIOD_NS if capped or now >= end_ns else self._pacer.next_ns(now)
+
+    def _restart(self, at_ns: int) -> None:
+        """Nothing is due yet; a trace goes on where it was, a rate has no past."""
+        workload = self._ready().workload
+        self._pacer.restart(at_ns, workload.position if workload.trace is not None else 0)
 
     def _ready(self) -> Writer:
         if self._writer is None:
@@ -285,7 +245,10 @@ class Vcpu:
         if parameters.first_page + parameters.pages > memory.page_count:
             raise GuestError(f"vCPU {parameters.index}: its pages lie outside of the guest's memory")
         self._writer = Writer(workload, memory)
-        self._pacer = Pacer(parameters.rate_bytes_per_s)
+        schedule: Schedule | None = Rate(parameters.rate_bytes_per_s) if parameters.rate_bytes_per_s else None
+        if workload.trace is not None:
+            schedule = Traced(workload.trace) if workload.writes else None
+        self._pacer = Pacer(schedule)
 
     def _do_load(self, args: Mapping[str, Any]) -> dict[str, Any]:
         if self._memory is None or self._running or self._check is not None:
@@ -299,7 +262,7 @@ class Vcpu:
         if not self._running:
             self._running = writer.workload.writes  # an idle vCPU sleeps
             self._next_ns = now_ns()
-            self._pacer.restart(self._next_ns)
+            self._restart(self._next_ns)
         return {}
 
     def _do_pause(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,7 +332,7 @@ class Vcpu:
             return
         self._check = None
         if self._running:
-            self._pacer.restart(now_ns())  # the time of the check is not made up for
+            self._restart(now_ns())  # the time of the check is not made up for
         value = {"pages": result.pages, "wrong": result.wrong, "first_wrong": result.first_wrong}
         self._channel.send_reply(command_id, {**value, "position": self._ready().workload.position})
 

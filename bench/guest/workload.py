@@ -8,7 +8,7 @@ One write changes ``write_bytes`` bytes at a place aligned to 8 in one page. Its
 holds the vCPU's index and n + 1, the key is fixed by the seed and makes the bytes look random. Different vCPUs must be
 given different pages (:func:`split`), or neither could know what memory must hold.
 
-Pure: no clock, no process; numpy and the standard library only.
+No clock, no process; numpy and the standard library only. Pure, but for reading a trace.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ import numpy.typing as npt
 
 from bench.errors import GuestError
 from bench.memory.content import PAGE_BYTES, WORDS_PER_PAGE
+from bench.memory.trace import Trace as PageTrace
+from bench.memory.trace import load_trace
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -39,6 +42,8 @@ class Parameters:
     :param rate_bytes_per_s: of modified memory: every write counts :data:`PAGE_BYTES`. 0 is as fast as it goes.
     :param working_set_pages: for ``hotset``: the size of the hot set, at the start of the range.
     :param hot_share: for ``hotset``: the share of writes that go to the hot set; the rest go to all pages.
+    :param trace: for ``trace``: the file (:mod:`bench.memory.trace`) that says which pages are written when, whatever
+        the rate; *trace_digest*: its SHA-256. A program of the guest's, so to say, that each hypervisor can read.
     """
 
     pattern: str
@@ -50,6 +55,8 @@ class Parameters:
     hot_share: float
     write_bytes: int
     seed: int
+    trace: str = ""
+    trace_digest: str = ""
 
     def __post_init__(self) -> None:
         """:raises GuestError: for the first value out of its range."""
@@ -106,6 +113,7 @@ def split(workload: Mapping[str, Any], memory_bytes: int, store_bytes: int, vcpu
         hot_share = float(workload["hot_share"])
         write_bytes = int(workload["write_bytes"])
         seed = int(workload["seed"])
+        trace, trace_digest = str(workload.get("trace") or ""), str(workload.get("trace_digest") or "")
     except (KeyError, TypeError, ValueError) as error:
         raise GuestError(f"workload {dict(workload)}: {error} is missing or wrong") from error
     parts = []
@@ -123,6 +131,8 @@ def split(workload: Mapping[str, Any], memory_bytes: int, store_bytes: int, vcpu
                 hot_share=hot_share,
                 write_bytes=write_bytes,
                 seed=seed,
+                trace=trace,
+                trace_digest=trace_digest,
             )
         )
     return parts
@@ -134,8 +144,10 @@ def split(workload: Mapping[str, Any], memory_bytes: int, store_bytes: int, vcpu
 class Pattern(Protocol):
     """Which page write *n* goes to. Registered in :data:`PATTERNS`."""
 
-    writes: bool
-    """False: this pattern never writes."""
+    @property
+    def writes(self) -> bool:
+        """False: this pattern never writes."""
+        ...
 
     def __init__(self, parameters: Parameters) -> None: ...
 
@@ -204,11 +216,28 @@ class HotSet:
         return np.where(hot, _scale(bits, self._hot_pages), _scale(bits, self._pages))
 
 
+class Trace:
+    """The pages of a recorded trace, one after the other and round and round, as far as they are in the range."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        whole = load_trace(Path(parameters.trace), parameters.trace_digest)
+        self.trace = whole.within(parameters.first_page, parameters.pages)
+        self._pages = self.trace.numbers - parameters.first_page
+        self.writes = bool(len(self._pages))
+
+    def pages(self, numbers: Words, bits: Words) -> Indices:
+        del bits
+        if not self.writes:
+            return np.zeros(len(numbers), dtype=np.int64)
+        return self._pages[(numbers % np.uint64(len(self._pages))).astype(np.int64)]
+
+
 PATTERNS: dict[str, type[Pattern]] = {
     "idle": Idle,
     "sequential": Sequential,
     "uniform": Uniform,
     "hotset": HotSet,
+    "trace": Trace,
 }
 
 
@@ -284,6 +313,11 @@ class Workload:
     def writes(self) -> bool:
         """False when the pattern never writes."""
         return self._pattern.writes
+
+    @property
+    def trace(self) -> PageTrace | None:
+        """What says when to write; None: the rate does."""
+        return self._pattern.trace if isinstance(self._pattern, Trace) else None
 
     def export(self) -> dict[str, Any]:
         """The registers: all state, JSON-able."""

@@ -30,15 +30,23 @@ class WorkloadSpec(Spec):
     """What the vCPUs write. ``rate`` counts every page write as 4 KiB, so it is the rate of modified memory.
 
     ``hotset``: a ``hot_share`` of the writes goes uniformly to the first ``working_set`` bytes, the rest uniformly
-    to all memory. ``write_bytes`` is how many bytes of a page one write changes.
+    to all memory. ``write_bytes`` is how many bytes of a page one write changes. ``trace``: the pages of the file of
+    that name, at its times, whatever the rate (docs/trace.md).
     """
 
-    pattern: Literal["idle", "sequential", "uniform", "hotset"] = "hotset"
+    pattern: Literal["idle", "sequential", "uniform", "hotset", "trace"] = "hotset"
     rate: ByteRate = 40 << 20
     working_set: Bytes = 64 << 20
     hot_share: Share = 0.9
     write_bytes: Annotated[int, quantity(units.parse_bytes), Field(ge=16, le=PAGE_BYTES, multiple_of=8)] = 256
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    trace: str | None = None
+
+    @model_validator(mode="after")
+    def _has_trace(self) -> WorkloadSpec:
+        if (self.pattern == "trace") != (self.trace is not None):
+            raise ValueError("a trace (a file of `bench record-trace`) with pattern 'trace' and only there")
+        return self
 
 
 class GuestSpec(Spec):

@@ -11,7 +11,8 @@ import pytest
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import GuestError
-from bench.guest.vcpu import BATCH_WRITES, Pacer, Writer
+from bench.guest.pacing import BATCH_WRITES, Pacer, Rate
+from bench.guest.vcpu import Writer
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
 from bench.guest.workload import Parameters, Workload, split
 from bench.host.channel import ChannelClosed
@@ -75,14 +76,14 @@ def simulate(pacer: Pacer, until_ns: int) -> int:
 
 @pytest.mark.parametrize("rate", [4096, 1 << 20, RATE, 1 << 30])
 def test_the_rate_is_kept(rate: int) -> None:
-    pacer = Pacer(rate)
+    pacer = Pacer(Rate(rate))
     wanted = rate // 4096
     assert abs(simulate(pacer, NS_PER_S) - wanted) <= max(1, wanted // 500)
     assert pacer.missed == 0
 
 
 def test_a_late_vcpu_makes_up_for_a_while_and_counts_the_rest_as_missed() -> None:
-    pacer = Pacer(RATE)
+    pacer = Pacer(Rate(RATE))
     pacer.restart(0)
     done = 0
     while due := pacer.due(10 * NS_PER_S):
@@ -94,7 +95,7 @@ def test_a_late_vcpu_makes_up_for_a_while_and_counts_the_rest_as_missed() -> Non
 
 
 def test_a_slow_vcpu_sleeps_until_a_write_is_due() -> None:
-    pacer = Pacer(4096)
+    pacer = Pacer(Rate(4096))
     pacer.restart(0)
     assert pacer.due(NS_PER_S - 1) == 0
     assert pacer.next_ns(5 * NS_PER_MS) == NS_PER_S

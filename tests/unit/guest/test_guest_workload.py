@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bench.errors import GuestError
 from bench.guest.workload import PATTERNS, Checked, Parameters, Workload, split
+from bench.memory.trace import dump_trace
 
 CONFIGURED: dict[str, Any] = {
     "pattern": "hotset",
@@ -63,8 +65,11 @@ def test_how_the_sequence_is_cut_does_not_matter(pattern: str, cuts: list[int], 
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_batch_is_the_same_as_its_writes_one_by_one(pattern: str) -> None:
-    workload = Workload(parameters(pattern=pattern, pages=3, working_set_pages=1))
+def test_a_batch_is_the_same_as_its_writes_one_by_one(pattern: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_bytes(dump_trace(3, [(1000, np.array([0, 2]))]))
+    told = {"trace": str(trace)} if pattern == "trace" else {}
+    workload = Workload(parameters(pattern=pattern, pages=3, working_set_pages=1, **told))
     batch, single = memory(), memory()
     writes = workload.sequence(0, 500)
     workload.apply(workload.window(batch), writes)
