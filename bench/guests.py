@@ -143,6 +143,7 @@ class Guests:
             "lease": {"path": str(self.lease_path(name)), "me": host},
             "chatter_ns": guest.chatter,
             "mtu": self.plan.guest_mtu,
+            "accepts_mtu": self.plan.uplink_mtu,
             "huge_pages": guest.huge_pages,
             "vcpu_limits": {"share_ppm": round(guest.vcpu_cpu * 10**6) or FULL_PPM, "cores": list(guest.vcpu_cores)},
             "vcpu_group": self.vcpu_group(host),

@@ -25,7 +25,7 @@ from bench.plan_guests import (
     plan_limits,
     plan_orders,
 )
-from bench.plan_network import add_migration_network, card_networks, check_mtu, guest_mtu, migration_path
+from bench.plan_network import add_migration_network, card_networks, check_mtu, guest_mtu, migration_path, uplink_mtu
 from bench.plan_surroundings import check_surroundings
 from bench.scenario import ClientSpec, Scenario
 
@@ -46,7 +46,7 @@ class Plan:
     :param links: (first node, second node) of every link, as the topology has them.
     :param dpids: switch -> its OpenFlow datapath id.
     :param prefixes: host -> its prefix length, where that is not the subnet's.
-    :param guest_mtu: of the guests' cards.
+    :param guest_mtu: what guests send at most; *uplink_mtu*: of the widest link of a hypervisor.
     :param apart: the pairs of nodes whose link is not of the guests' network.
     :param blocked: the pairs of nodes whose link a spanning tree blocks; filled in when that has settled.
     """
@@ -65,6 +65,7 @@ class Plan:
     dpids: dict[str, int]
     prefixes: dict[str, int] = field(default_factory=dict)
     guest_mtu: int = 1500
+    uplink_mtu: int = 1500
     apart: frozenset[frozenset[str]] = frozenset()
     blocked: set[frozenset[str]] = field(default_factory=set)
 
@@ -308,5 +309,6 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
             if "/" in str(topo.nodeInfo(host).get("ip"))
         },
         guest_mtu=guest_mtu(scenario, topo, hypervisors),
+        uplink_mtu=uplink_mtu(scenario, topo, hypervisors),
         apart=frozenset(card_networks(topo)),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bench.errors import ScenarioError
@@ -135,7 +135,17 @@ def check_mtu(scenario: Scenario, topo: Any, hypervisors: Sequence[str], others:
 
 
 def guest_mtu(scenario: Scenario, topo: Any, hypervisors: Sequence[str]) -> int:
-    """Of the guests' cards: Ethernet's, or less where a link of their network carries less."""
+    """What guests send at most: Ethernet's, or less where a link of their network carries less."""
+    return min([DEFAULT_MTU, *_mtus(scenario, topo, hypervisors, topo.links())])
+
+
+def uplink_mtu(scenario: Scenario, topo: Any, hypervisors: Sequence[str]) -> int:
+    """What reaches a guest's card at most: Ethernet's, or more where a hypervisor's link carries more."""
+    links = [ends for ends in topo.links() if set(ends) & set(hypervisors)]
+    return max([DEFAULT_MTU, *_mtus(scenario, topo, hypervisors, links)])
+
+
+def _mtus(scenario: Scenario, topo: Any, hypervisors: Sequence[str], links: Iterable[tuple[str, str]]) -> list[int]:
+    """Of those links that are in the guests' network."""
     apart = card_networks(topo)
-    narrow = (link_spec(scenario, hypervisors, *ends).mtu for ends in topo.links() if frozenset(ends) not in apart)
-    return min([DEFAULT_MTU, *narrow])
+    return [link_spec(scenario, hypervisors, *ends).mtu for ends in links if frozenset(ends) not in apart]

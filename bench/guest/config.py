@@ -34,7 +34,7 @@ class GuestConfig:
     :param gateway: of its default route; empty for none.
     :param sysctls: kernel parameters of its namespace, by name.
     :param chatter_ns: how often the guest broadcasts something by itself; 0: it is silent and only answers.
-    :param mtu: of its card.
+    :param mtu: what it sends at most, and *accepts_mtu* what its card lets in.
     :param huge_pages: whether memory that is made here lies in huge pages.
     :param vcpu_limits: what each vCPU is held to, and *vcpu_group* the control group at this hypervisor for theirs.
     :param disks: None for a guest without.
@@ -61,6 +61,7 @@ class GuestConfig:
     gateway: str = ""
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
     mtu: int = 1500
+    accepts_mtu: int = 1500
     huge_pages: bool = False
     vcpu_limits: VcpuLimitsConfig = NO_LIMITS
     vcpu_group: str = ""
@@ -116,6 +117,7 @@ class GuestConfig:
             vcpu_limits=VcpuLimitsConfig.from_json(raw.get("vcpu_limits")),
             vcpu_group=str(raw.get("vcpu_group", "")),
             mtu=_integer({"mtu": 1500, **raw}, "mtu", 576, 65535),
+            accepts_mtu=_integer({"accepts_mtu": 1500, **raw}, "accepts_mtu", 576, 65535),
             disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )
 

@@ -117,7 +117,7 @@ class ProcessGuest:
             self._disks = GuestDisks(self._loop, owner, config.disks, self._died, self._record)
         namespace = _own_network_namespace()
         try:
-            self._port.create(config.mac, config.address, namespace, config.gateway, config.mtu)
+            self._port.create(config.mac, config.address, namespace, config.gateway, config.mtu, config.accepts_mtu)
             refused = set_sysctls(config.sysctls)
             if refused:
                 raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
@@ -438,7 +438,7 @@ class ProcessGuest:
 
     def _applied(self) -> dict[str, Any]:
         """What the kernel holds of what this guest was given, read back."""
-        found: dict[str, Any] = {"mtu": mtu_of(GUEST_INTERFACE)}
+        found: dict[str, Any] = {"card_mtu": mtu_of(GUEST_INTERFACE)}
         if self._config.huge_pages:
             found["huge_bytes"] = mapped_bytes(os.getpid(), self._memory.base)
             found["vcpus_huge_bytes"] = [mapped_bytes(vcpu.pid, vcpu.base) for vcpu in self._vcpus]

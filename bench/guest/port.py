@@ -47,7 +47,8 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK, _RTM_NEWADDR, _RTM_NEWNE
     28,
     30,
 )
-_RTM_NEWROUTE, _RTA_GATEWAY, _RT_TABLE_MAIN, _RTPROT_BOOT, _RTN_UNICAST = 24, 5, 254, 3, 1
+_RTM_NEWROUTE, _RT_TABLE_MAIN, _RTPROT_KERNEL, _RTPROT_BOOT, _RTN_UNICAST, _RT_SCOPE_LINK = 24, 254, 2, 3, 1, 253
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTAX_MTU = 1, 4, 5, 7, 8, 2
 _F_REQUEST, _F_ACK, _F_EXCL, _F_REPLACE, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x200, 0x100, 0x400, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NESTED = 0x8000
@@ -176,15 +177,20 @@ class GuestPort:
         self._guest: Netlink | None = None
         self._wire = self._cut = b""
         self._host_index = 0
+        self._mtu = 1500
 
-    def create(self, mac: str, address: str, namespace_fd: int, gateway: str = "", mtu: int = 1500) -> None:
+    def create(
+        self, mac: str, address: str, namespace_fd: int, gateway: str = "", mtu: int = 1500, accepts: int = 0
+    ) -> None:
         """Make the pair and attach it, cut; to be called in the guest's namespace.
 
         :param mac: of the guest, as ``02:00:00:00:01:01``.
         :param address: as ``10.0.1.1/16``.
         :param namespace_fd: the guest's network namespace.
         :param gateway: of its default route; empty for none.
-        :param mtu: of both ends.
+        :param mtu: what the guest sends at most.
+        :param accepts: what both ends let in, if that is more: a switch may join packets of a connection to larger ones
+            where its next link carries those (Open vSwitch's userspace datapath does).
         :raises GuestError: when the kernel refuses.
         """
         refused = set_sysctls(_SYSCTLS)
@@ -192,19 +198,20 @@ class GuestPort:
         if set(refused) - unimportant:
             raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         try:
-            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd, mtu)
+            self._mtu = mtu
+            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd, max(mtu, accepts))
             if gateway:
                 self._add_default_route(ipaddress.IPv4Address(gateway))
         except (OSError, ValueError, DeadlineError) as error:
             raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
 
-    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int, mtu: int) -> None:
+    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int, accepts: int) -> None:
         self._guest = guest = Netlink()
         peer = _LINK.pack(0, 0, 0, 0, 0) + b"".join(
             (
                 attribute(_IFLA_IFNAME, GUEST_INTERFACE.encode() + b"\0"),
                 attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))),
-                attribute(_IFLA_MTU, struct.pack("=I", mtu)),
+                attribute(_IFLA_MTU, struct.pack("=I", accepts)),
                 attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace_fd)),
             )
         )
@@ -212,7 +219,7 @@ class GuestPort:
             _IFLA_INFO_DATA | _NESTED, attribute(_VETH_INFO_PEER | _NESTED, peer)
         )
         body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, self.interface.encode() + b"\0")
-        body += attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        body += attribute(_IFLA_MTU, struct.pack("=I", accepts))
         body += attribute(_IFLA_LINKINFO | _NESTED, info)
         wait_until(lambda: self._make_pair(body), Deadline(_STALE_NS), f"{self.interface} of an earlier guest gone")
         self._host_index = host_index = self._find_host_index()
@@ -238,11 +245,28 @@ class GuestPort:
         body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, guest_index)
         local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
         guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
+        if accepts > self._mtu:
+            self._narrow_route(address, guest_index)
+
+    def _narrow_route(self, address: ipaddress.IPv4Interface, guest_index: int) -> None:
+        """To its own network the guest sends no more than its MTU, whatever its card accepts."""
+        assert self._guest is not None
+        network = address.network
+        body = _ROUTE.pack(
+            *(socket.AF_INET, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_KERNEL, _RT_SCOPE_LINK, _RTN_UNICAST, 0)
+        )
+        body += attribute(_RTA_DST, network.network_address.packed) + attribute(_RTA_PREFSRC, address.ip.packed)
+        body += attribute(_RTA_OIF, struct.pack("=I", guest_index)) + self._metrics()
+        self._guest.request(_RTM_NEWROUTE, _F_CREATE | _F_REPLACE, body)
+
+    def _metrics(self) -> bytes:
+        return attribute(_RTA_METRICS | _NESTED, attribute(_RTAX_MTU, struct.pack("=I", self._mtu)))
 
     def _add_default_route(self, gateway: ipaddress.IPv4Address) -> None:
         assert self._guest is not None
         body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_UNICAST, 0)
-        self._guest.request(_RTM_NEWROUTE, _F_CREATE | _F_EXCL, body + attribute(_RTA_GATEWAY, gateway.packed))
+        body += attribute(_RTA_GATEWAY, gateway.packed) + self._metrics()
+        self._guest.request(_RTM_NEWROUTE, _F_CREATE | _F_EXCL, body)
 
     def _make_pair(self, body: bytes) -> bool:
         """False while there is one: the kernel removes a dead guest's only some time after its last process."""
