@@ -52,8 +52,6 @@ async def opened(page: Path, directory: Path) -> float:
             "new Promise(done => { const look = () => document.querySelector('#plot-timeline .main-svg .trace')"
             " ? done(performance.now() / 1000) : requestAnimationFrame(look); look(); })"
         )
-        while await found.evaluate("document.readyState") != "complete":
-            pass
         return float(await found.evaluate(drawn))
 
 
