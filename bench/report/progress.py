@@ -131,7 +131,6 @@ class Progress:
                 shown = "none yet" if age_ns is None else f"{max(0, age_ns) // NS_PER_MS:,} ms ago"
             more: list[str | Text] = []
             if roomy:
-                flow.longest_ns = max(flow.longest_ns, age_ns or 0)
                 outage = "" if flow.longest_ns < SILENT_NS // 10 else f"{flow.longest_ns // NS_PER_MS:,} ms"
                 sparks = Text(sparkline(flow.rates, blocks=blocks).rjust(SPARKS), style="cyan")
                 more = [Text(outage, style=style), flow.rate, sparks]

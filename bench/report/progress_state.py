@@ -46,7 +46,7 @@ def _with_reason(text: str, data: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class FlowState:
-    """The last that was heard of a flow. ``longest_ns``: the longest that it was seen without an answer so far."""
+    """The last that was heard of a flow. ``longest_ns``: the longest that it said it was without an answer so far."""
 
     requests: int = 0
     last_reply_ns: int = 0
@@ -192,5 +192,7 @@ class ProgressState:
         flow = self.flows.setdefault(name, FlowState())
         flow.hear(t_ns, _whole(data, "requests") or flow.requests, _whole(data, "bytes"))
         flow.last_reply_ns = _whole(data, "last_reply_ns") or flow.last_reply_ns
+        if flow.last_reply_ns:  # by the flow's own clock: what it said may have waited for us
+            flow.longest_ns = max(flow.longest_ns, t_ns - flow.last_reply_ns)
         was, flow.alive = flow.alive, data.get("alive") is not False
         return f"{name}: the flow is dead" if was and not flow.alive else None

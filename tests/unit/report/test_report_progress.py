@@ -190,16 +190,25 @@ def test_of_a_great_many_flows_the_silent_ones_are_shown():
 def test_a_wide_terminal_sees_outages_and_throughput_live():
     def status(number: int, last_s: float) -> Event:
         sent = number * 2_500_000
-        data = {"name": "tcp-download", "requests": number, "alive": True, "bytes": sent}
+        data = {"name": "tcp-download", "requests": number, "alive": True, "bytes": min(sent, 22_500_000)}
         return event("client.c1", "flow_status", 1000 + number / 5, last_reply_ns=round(last_s * NS_PER_S), **data)
 
     events = [(NS_PER_S // 5, status(number, 1000 + number / 5)) for number in range(1, 10)]
-    events += [(NS_PER_S // 5, status(9, 1000 + 9 / 5)) for _ in range(5)]
+    events += [(NS_PER_S // 5, status(number, 1000 + 9 / 5)) for number in range(10, 15)]
     shown = live(events, 100)
     assert "100 Mbit/s" in shown
     assert "█" * 8 in shown
     assert re.search(r"1,\d00 ms ago +1,\d00 ms", shown)
     assert "█" not in live(events, 60)
+
+
+def test_an_outage_is_what_the_flow_says_and_not_how_long_nobody_listened():
+    def status(at_s: float) -> Event:
+        data = {"name": "f", "requests": 1, "alive": True, "last_reply_ns": round((at_s - 0.001) * NS_PER_S)}
+        return event("client.c1", "flow_status", at_s, **data)
+
+    events = [(0, status(1000.0)), (5 * NS_PER_S, MIGRATION[0]), (0, status(1005.0))]
+    assert not re.search(r"f +1 +\d+ ms ago +\d", live(events, 100))
 
 
 def test_it_ends_whatever_happens():
