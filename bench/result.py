@@ -265,6 +265,28 @@ class PredictionResult(Part):
     note: str = ""
 
 
+class Observed(Part):
+    """A flow or a disk in a stretch of time: requests that were answered, their latencies, and what arrived."""
+
+    duration_ns: int
+    requests: int = 0
+    median_ns: int | None = None
+    p99_ns: int | None = None
+    bps: int | None = None
+
+
+class InterferenceResult(Part):
+    """What a migration's copying did to a client's ``flow`` or a guest's ``disk``: how it was *before* (up to 5 s), and
+    while memory was *copying*, from the first round to the pause.
+    """
+
+    name: str
+    kind: Literal["flow", "disk"]
+    host: str = ""
+    before: Observed
+    copying: Observed
+
+
 class MigrationResult(Part):
     """One move of a guest, with the flows of that guest only. One that never started has equal ``start_ns`` and
     ``end_ns``, and a reason.
@@ -290,6 +312,7 @@ class MigrationResult(Part):
     connections: int = 0
     cost: dict[str, Any] = Field(default_factory=dict)
     prediction: PredictionResult | None = None
+    interference: list[InterferenceResult] = Field(default_factory=list)
 
 
 class GuestOverall(Part):

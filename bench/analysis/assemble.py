@@ -16,6 +16,7 @@ from bench.analysis.budget import cut_points, outage_budget
 from bench.analysis.fate import Options, connection, verdict
 from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
 from bench.analysis.forecast import Forecast, compare
+from bench.analysis.interference import DISK_EVENT, of_disks, of_flow, stretches
 from bench.analysis.overall import GuestFacts, overall
 from bench.analysis.phases import (
     downtime_ns,
@@ -33,9 +34,11 @@ from bench.records import StructuredArray
 from bench.result import (
     BudgetPart,
     FlowResult,
+    InterferenceResult,
     LinkResult,
     MemoryResult,
     MigrationResult,
+    PhaseResult,
     RelearnResult,
     RunResult,
     Trust,
@@ -189,6 +192,7 @@ def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
     outcome, reason = _outcome(move)
     rounds = migration_rounds(timeline, window)
     down_ns, sent_bytes = downtime_ns(timeline, window), int(move.outcome.get("bytes_sent") or 0)
+    phases = migration_phases(timeline, window)
     return MigrationResult(
         guest=move.guest,
         outcome=outcome,
@@ -202,7 +206,7 @@ def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
         total_ns=total_ns(timeline, window),
         downtime_ns=down_ns,
         bytes_sent=sent_bytes,
-        phases=migration_phases(timeline, window),
+        phases=phases,
         rounds=rounds,
         memory=_memory(raw, view.guest, move),
         flows=[_flow(view, move, window, relearn, flow) for flow in view.flows],
@@ -219,7 +223,22 @@ def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
             downtime_ns=down_ns if outcome == "completed" else None,
             device_bytes=_device_bytes(timeline, window),
         ),
+        interference=_interference(raw, view, move, phases, window),
     )
+
+
+def _interference(
+    raw: RawRun, view: _View, move: Move, phases: Sequence[PhaseResult], window: Window
+) -> list[InterferenceResult]:
+    """What the copying did to the flows of all guests and to the disks of this one."""
+    found = stretches(phases, move.start_ns, window.pause_ns, move.end_ns)
+    if found is None:
+        return []
+    flows = [
+        of_flow(flow.name, flow.host, flow.kind, flow.records, *found) for flow in raw.flows if flow.records is not None
+    ]
+    events = view.timeline.select(DISK_EVENT)
+    return [*(item for item in flows if item is not None), *of_disks(events, move.guest, move.source, *found)]
 
 
 def _device_bytes(timeline: Timeline, window: Window) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import GuestError
 from bench.guest.disk import Disk, DiskDriver
+from bench.guest.disk_latency import LatencyLog
 from bench.guest.loop import Loop, Timer
 from bench.storage import records, ring
 from bench.storage.records import Blocks
@@ -57,14 +58,25 @@ class DiskWorkloadConfig:
 class DiskWorkload:
     """:param first_byte: where its part of the disk begins.
 
+    :param log: is told how long each request took.
+
     :ivar writes: how many writes were begun; all of them are done while nothing is under way.
     """
 
-    def __init__(self, driver: DiskDriver, loop: Loop, disk: Disk, config: DiskWorkloadConfig, first_byte: int) -> None:
+    def __init__(
+        self,
+        driver: DiskDriver,
+        loop: Loop,
+        disk: Disk,
+        config: DiskWorkloadConfig,
+        first_byte: int,
+        log: LatencyLog | None = None,
+    ) -> None:
         self._driver = driver
         self._loop = loop
         self._disk = disk
         self._config = config
+        self._log = log
         count = (disk.size_bytes - first_byte) // config.block_bytes
         if count < 2 * DEPTH:
             raise GuestError(f"disk {disk.name}: too small for a workload of {config.block_bytes}-byte blocks")
@@ -81,6 +93,7 @@ class DiskWorkload:
         self._running = False
         self._due_ns = 0  # when the next operation is due
         self._timer: Timer | None = None
+        self._begun: dict[int, int] = {}  # slot -> when its request was begun
 
     def run(self) -> None:
         """Begin, or go on. Idempotent."""
@@ -92,6 +105,8 @@ class DiskWorkload:
     def stop(self) -> None:
         """Begin nothing more."""
         self._running = False
+        if self._log is not None:
+            self._log.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -119,6 +134,7 @@ class DiskWorkload:
 
     def _begin(self, slot: int) -> None:
         self._under_way += 1
+        self._begun[slot] = now_ns()
         self._debt += self._config.reads
         if self._debt >= 1 and self.writes > 2 * DEPTH:
             self._debt -= 1
@@ -138,7 +154,7 @@ class DiskWorkload:
         def done(error: int) -> None:
             self._writing.discard(block)
             self.failed += error != 0
-            self._done(slot)
+            self._done(slot, error)
 
         self._driver.write(self._disk.number, slot, self.blocks.offset_of(block), size, done, fua=self._config.sync)
 
@@ -156,11 +172,14 @@ class DiskWorkload:
             elif block not in self._writing and not self.failed:
                 found = records.read_stamp(self._driver.data(slot)[: self.blocks.block_bytes])
                 self.wrong_reads += found is None or found.number not in expected
-            self._done(slot)
+            self._done(slot, error)
 
         self._driver.read(self._disk.number, slot, self.blocks.offset_of(block), self.blocks.block_bytes, done)
 
-    def _done(self, slot: int) -> None:
+    def _done(self, slot: int, error: int) -> None:
+        begun_ns = self._begun.pop(slot)
+        if self._log is not None and not error:
+            self._log.done(begun_ns, now_ns(), self._config.block_bytes)
         self._under_way -= 1
         self._driver.give_back(slot)
         self._again()

@@ -21,6 +21,7 @@ from typing import Any, Final
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import DeadlineError, GuestError
 from bench.guest.disk import CALL_NS, Disk, DiskDriver
+from bench.guest.disk_latency import LatencyLog
 from bench.guest.disk_workload import DiskWorkload, DiskWorkloadConfig
 from bench.guest.loop import Loop
 from bench.guest.store_log import StoreLog
@@ -135,7 +136,9 @@ class GuestDisks(NoDisks):
             if config.workload is not None:
                 number = config.workload.disk
                 first = config.log_bytes if number == 0 else 0
-                self.workload = DiskWorkload(self._driver, loop, config.disks[number], config.workload, first)
+                disk = config.disks[number]
+                log = LatencyLog(disk.name, record)
+                self.workload = DiskWorkload(self._driver, loop, disk, config.workload, first, log)
             known = {server: number + 1 for server, number in config.expect.items()}
             if known and all(disk.server in known for disk in config.disks):
                 self._driver.command("open", {"generations": known})

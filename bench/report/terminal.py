@@ -16,6 +16,7 @@ from rich.text import Text
 from bench.analysis.expectations import describe
 from bench.report.budget import print_budget
 from bench.report.fate import print_fates
+from bench.report.interference import print_interference
 from bench.report.levers import print_levers
 from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
@@ -94,6 +95,8 @@ def _print_details(migration: MigrationResult, console: Console) -> None:
     print_levers(migration.cost, console)
     if migration.prediction is not None:
         print_prediction(migration, migration.prediction, console)
+    if migration.interference:
+        print_interference(migration.interference, console)
     if migration.relearn.switches or migration.relearn.announce_ns is not None:
         _print_relearning(migration, console)
 

@@ -52,6 +52,7 @@ def run_sections(recording: Recording, page_directory: Path, prefix: str = "") -
         ("rounds", "Rounds", _rounds(shown, prefix)),
         ("postcopy", "Post-copy", _post_copy(result, shown, prefix)),
         ("levers", "Levers", _levers(result, shown, prefix)),
+        ("interference", "While copying", _interference(result, shown, prefix)),
         ("throughput", "Throughput", _throughput(result, shown, records, prefix)),
         ("prediction", "Prediction", _prediction(result, shown, prefix)),
         ("tcp", "TCP", _tcp(result, shown, samples, prefix)),
@@ -269,6 +270,19 @@ def _levers(result: RunResult, shown: MigrationResult, prefix: str) -> Markup | 
     which = _which(result, shown)
     remark = f"{which}; {LEVERS_REMARK}" if which else LEVERS_REMARK
     return section(f"{prefix}levers", "What each lever saved and cost", tables.levers(found), remark=remark)
+
+
+def _interference(result: RunResult, shown: MigrationResult, prefix: str) -> Markup | None:
+    if not shown.interference:
+        return None
+    which = _which(result, shown)
+    remark = "before the migration (up to 5 s), and from its first round to the pause"
+    return section(
+        f"{prefix}interference",
+        "While memory was copied",
+        tables.interference(shown.interference),
+        remark=f"{which}; {remark}" if which else remark,
+    )
 
 
 def _throughput(

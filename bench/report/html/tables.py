@@ -8,6 +8,7 @@ from typing import Any, Final
 from bench.analysis.brownout import Brownout
 from bench.analysis.expectations import describe
 from bench.report.html.markup import Markup, join, table, tag, text
+from bench.report.interference import HEADS, rows_of
 from bench.report.levers import HEAD as LEVER_HEAD
 from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
@@ -16,6 +17,7 @@ from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, 
 from bench.result import (
     ExpectationResult,
     FlowResult,
+    InterferenceResult,
     LinkResult,
     MigrationResult,
     PhaseResult,
@@ -213,6 +215,11 @@ def budgets(items: Sequence[FlowResult]) -> Markup:
 
 def _largest(flow: FlowResult) -> int:
     return max((part.ns for part in flow.budget), default=0)
+
+
+def interference(items: Sequence[InterferenceResult]) -> Markup:
+    """Latency and throughput of flows and disks, before and while memory was copied."""
+    return table([head.replace("\n", " ") for head in HEADS], rows_of(items), left=2)
 
 
 def brownouts(items: Sequence[Brownout]) -> Markup:
