@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.migration.announce import Custom, Faults, frames, offsets_ns, order, sends
+from bench.migration.announce import AnnounceFrame, Custom, Faults, for_cards, frames, offsets_ns, order, sends
 from bench.scenario import AnnounceSpec, GuestSpec
 
 
@@ -28,5 +28,10 @@ def announcement(
     faults = Faults(
         told.lost_first, told.lost, told.seed, told.late, told.wired_late, told.before_wiring, told.reordered
     )
-    mac = told.wrong_mac if faulty and told.wrong_mac is not None else guest.mac
-    return order(frames(announce.kinds, mac, guest.address), planned, faults if faulty else None)
+    announced: list[AnnounceFrame] = []
+    cards = guest.all_cards
+    for number, card in enumerate(cards):
+        mac = told.wrong_mac if faulty and told.wrong_mac is not None else str(card.mac)
+        address, address6 = (text.partition("/")[0] for text in (card.address, card.address6 or ""))
+        announced += frames(announce.kinds, mac, address, address6=address6, card=number)
+    return order(announced, for_cards(planned, len(announce.kinds), len(cards)), faults if faulty else None)

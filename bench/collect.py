@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,13 @@ def collect_events(directory: Path) -> Timeline:
     return Timeline(events)
 
 
-def collect_flows(reports: Iterable[FlowReport], clients: Iterable[ClientSpec], events: Path) -> list[FlowRecords]:
+Ends = Callable[[str, ClientSpec], tuple[str, str]]
+"""The address of a host, and of the guest, in one of the host's flows."""
+
+
+def collect_flows(
+    reports: Iterable[FlowReport], clients: Iterable[ClientSpec], events: Path, ends: Ends
+) -> list[FlowRecords]:
     """What was kept of each flow, by its agent or (the guest's own, and one-way datagrams) in the notes of its ends.
 
     :param events: the run's events, where the notes lie.
@@ -47,10 +53,12 @@ def collect_flows(reports: Iterable[FlowReport], clients: Iterable[ClientSpec], 
     specs = {client.name: client for client in clients}
     noted = any(client.direction == "from-guest" or client.kind == "udp-stream" for client in specs.values())
     notes = load_notes(sorted(events.glob(f"*{SUFFIX}"))) if noted else None
-    return [_collect(item, specs[item.name], notes, events) for item in reports]
+    return [_collect(item, specs[item.name], notes, events, ends) for item in reports]
 
 
-def _collect(item: FlowReport, spec: ClientSpec, notes: StructuredArray | None, events: Path) -> FlowRecords:
+def _collect(
+    item: FlowReport, spec: ClientSpec, notes: StructuredArray | None, events: Path, ends: Ends
+) -> FlowRecords:
     report = item.report
     records = load_records(item.records) if item.records.exists() else None
     samples = _samples(item.records)
@@ -77,6 +85,8 @@ def _collect(item: FlowReport, spec: ClientSpec, notes: StructuredArray | None, 
         samples,
         _options(spec),
         spec.direction,
+        spec.card,
+        *ends(item.host, spec),
     )
 
 

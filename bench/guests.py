@@ -128,6 +128,17 @@ class Guests:
             "seed": workload.seed,
             "mac": guest.mac,
             "address": f"{guest.address}/{self.plan.prefix_length}",
+            "address6": guest.address6,
+            "vlan": self._tag(guest.vlan, host),
+            "cards": [
+                {
+                    "mac": card.mac,
+                    "address": card.address,
+                    "address6": card.address6,
+                    "vlan": self._tag(card.vlan, host),
+                }
+                for card in guest.all_cards[1:]
+            ],
             "bridge": BRIDGE,
             "workload": {
                 "pattern": workload.pattern,
@@ -150,6 +161,10 @@ class Guests:
             "gateway": guest.gateway or self.plan.gateway,
             "sysctls": for_interface(self.scenario.network.guest_sysctls, "eth0"),
         }
+
+    def _tag(self, vlan: int, host: str) -> int:
+        """What a card's port puts on its frames: nothing where the hypervisor's own port has the VLAN."""
+        return 0 if self.scenario.network.vlans.get(host, 0) == vlan else vlan
 
     def announcement(self, name: str, delay_ns: int = 0, *, faulty: bool = False) -> dict[str, Any]:
         """Frames and times of a guest's announcement, as its ``start`` and ``take`` want them.

@@ -14,6 +14,7 @@ from typing import Any
 from bench.errors import MachineError, ScenarioError
 from bench.host.openssh import find_sshd
 from bench.moving.schedule import Limits, Order
+from bench.plan_cards import check_cards
 from bench.plan_disks import check_disks
 from bench.plan_guests import (
     check_addresses,
@@ -283,6 +284,7 @@ def make_plan(scenario: Scenario, where: str) -> Plan:
     if scenario.migration.security == "ssh":
         find_sshd()
     check_port(scenario, where)
+    check_cards(scenario, list(topo.hosts(sort=False)), hypervisors, flows, where)
     check_images(scenario, where)
     check_traces(scenario, where)
     check_disks(scenario, storage, hypervisors, where)

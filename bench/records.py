@@ -19,6 +19,8 @@ Frame records (:data:`FRAME`), one for each frame that an interface saw; see :mo
 
 from __future__ import annotations
 
+import ipaddress
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -81,12 +83,15 @@ FRAME: Final = np.dtype(
         ("flags", "u1"),  # TCP flags (RFC 9293): FIN 1, SYN 2, RST 4, PSH 8, ACK 16
         ("is_announce", "?"),  # gratuitous ARP or RARP on behalf of the guest
         ("dst_is_guest", "?"),  # IP destination, or an ARP's target, is the guest
-        ("src_ip", "<u4"),  # host order; of an ARP the sender's and target's protocol address
+        ("src_ip", "<u4"),  # host order (IPv6: see IPV6_KEY); of an ARP the sender's and target's protocol address
         ("dst_ip", "<u4"),
         ("src_port", "<u2"),
         ("dst_port", "<u2"),
         ("ip_id", "<u2"),
-        ("seq", "<u4"),
+        (
+            "seq",
+            "<u4",
+        ),  # TCP's sequence number; of UDP over IPv6, without identification, the payload's first bytes
         ("ack", "<u4"),
         ("payload", "<u4"),  # bytes behind the TCP or UDP header (of a TSO super-frame all of them)
         ("src_mac", "<u8"),  # the sender's link-layer address as an integer, 0 when unknown
@@ -105,8 +110,16 @@ PROTOCOL_TCP: Final = 6
 PROTOCOL_UDP: Final = 17
 
 
+IPV6_KEY: Final = 0xF0000000
+"""IPv6 addresses are held as the exclusive or of their four words in 28 bits, among IPv4's reserved addresses (240/4),
+which no IPv4 frame has: enough to tell the few addresses of a run from each other."""
+
+
 def ip_to_int(address: str) -> int:
-    """``"10.0.1.1"`` to the integer that frame records hold. :raises ValueError: when it is no IPv4 address."""
+    """``"10.0.1.1"``, ``"fd00::1"`` to the integer that frame records hold. :raises ValueError: it is no address."""
+    if ":" in address:
+        words: tuple[int, ...] = struct.unpack("!4I", ipaddress.IPv6Address(address).packed)
+        return IPV6_KEY | (words[0] ^ words[1] ^ words[2] ^ words[3]) & ~IPV6_KEY & 0xFFFFFFFF
     parts = address.split(".")
     if len(parts) != 4 or not all(part.isascii() and part.isdecimal() and int(part) < 256 for part in parts):
         raise ValueError(f"not an IPv4 address: {address!r}")

@@ -174,9 +174,23 @@ class NeighbourChange(Part):
     state: str
 
 
+class CardRelearn(Part):
+    """The wave for a further network card of the guest; ``vlan`` 0 for none."""
+
+    card: int
+    mac: str
+    address: str
+    address6: str = ""
+    vlan: int = 0
+    announce_ns: int | None = None
+    announcements: int = 0
+    switches: list[SwitchRelearn] = Field(default_factory=list)
+
+
 class RelearnResult(Part):
     """The wave of relearning after the announcement left the destination. ``tolerance_ns``: to within which the
-    witnesses of each switch have to agree. ``conntrack``: host and event -> connections of the guest.
+    witnesses of each switch have to agree. ``conntrack``: host and event -> connections of the guest. ``cards``: the
+    same for each further network card of the guest, in its VLAN.
     """
 
     announce_ns: int | None
@@ -185,6 +199,7 @@ class RelearnResult(Part):
     switches: list[SwitchRelearn] = Field(default_factory=list)
     neighbours: list[NeighbourChange] = Field(default_factory=list)
     conntrack: dict[str, int] = Field(default_factory=dict)
+    cards: list[CardRelearn] = Field(default_factory=list)
 
 
 class LinkResult(Part):

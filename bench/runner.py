@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.analysis.assemble import Move, RawRun, assemble
 from bench.analysis.expectations import check
-from bench.analysis.overall import GuestFacts
+from bench.analysis.overall import CardFacts, GuestFacts
 from bench.clock import NS_PER_S, now_ns
 from bench.collect import collect_events, collect_flows, keep_logs
 from bench.errors import BenchError
@@ -26,8 +26,9 @@ from bench.moving.engine_plan import EnginePlans
 from bench.moving.mover import Mover
 from bench.notice import Notice
 from bench.plan import Plan
+from bench.plan_cards import client_address, guest_address
 from bench.result import RunResult
-from bench.scenario import Scenario
+from bench.scenario import ClientSpec, GuestSpec, Scenario
 from bench.surroundings import Surroundings
 from bench.testbed import Testbed
 from bench.timeline import Event
@@ -174,6 +175,7 @@ class Runner:
                 seen.reports,
                 (client for flows in self.plan.flows.values() for client in flows),
                 self.directory / "events",
+                self._ends,
             ),
             host_ports={there: port for ports in testbed.switch_ports().values() for port, there in ports.items()},
             links=testbed.links,
@@ -192,11 +194,24 @@ class Runner:
             interrupted=self._notice.reason,
         )
 
+    def _ends(self, host: str, client: ClientSpec) -> tuple[str, str]:
+        """The addresses of a flow's host and of the guest's card that it talks to; empty where nobody knows."""
+        if client.kind == "command":
+            return "", ""
+        here = client_address(self.scenario, self.plan.addresses, host, client.family)
+        return here, guest_address(self.scenario, client)
+
     def _guest_facts(self, testbed: Testbed) -> list[GuestFacts]:
         places = testbed.guests.places()
         return [
             GuestFacts(
-                guest.name, guest.mac, guest.address, guest.memory, self.plan.homes[guest.name], places.get(guest.name)
+                guest.name,
+                guest.mac,
+                guest.address,
+                guest.memory,
+                self.plan.homes[guest.name],
+                places.get(guest.name),
+                _card_facts(guest),
             )
             for guest in self.scenario.guests
         ]
@@ -214,3 +229,12 @@ class Runner:
             "guest": stats.get(self.scenario.guests[0].name, {}),
             **({"guests": stats} if len(self.scenario.guests) > 1 else {}),
         }
+
+
+def _card_facts(guest: GuestSpec) -> tuple[CardFacts, ...]:
+    def bare(text: str | None) -> str:
+        return (text or "").partition("/")[0]
+
+    return tuple(
+        CardFacts(str(card.mac), bare(card.address), bare(card.address6), card.vlan) for card in guest.all_cards
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.access import attach_hosts
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
 from bench.disks import Storage
@@ -101,6 +102,7 @@ class Testbed:
             switch_pid=self.control.switch_pid(),
             cards=self._cards(),
         )
+        attach_hosts(self.scenario, self.net, self.control.ovs)
 
     def _endpoints(self) -> dict[str, Endpoint]:
         """What links are measured from: every host, and every card in a network beside the guests'."""

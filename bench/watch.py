@@ -11,6 +11,7 @@ from typing import Final
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline
 from bench.guest_flows import GuestFlows, flow_order
 from bench.plan import Plan
+from bench.plan_cards import card_addresses, guest_address
 from bench.probe.capture import CapturePort, Captures
 from bench.probe.clients import ClientAgents, FlowReport
 from bench.probe.frames import Frames, FrameWatcher
@@ -65,7 +66,9 @@ class Watch:
         """Before any guest runs: the switch ports' frames, and the captures if the scenario wants them."""
         guests = self.scenario.guests
         watcher = FrameWatcher(
-            self.directory / "frames.pcap", [guest.address for guest in guests], [guest.mac for guest in guests]
+            self.directory / "frames.pcap",
+            [address for guest in guests for address in card_addresses(guest)],
+            [str(card.mac) for guest in guests for card in guest.all_cards],
         )
         stack.callback(watcher.close)
         watcher.start()
@@ -83,7 +86,13 @@ class Watch:
         routers = {host: testbed.net[host].pid for host in self.plan.routers}
         hosts = {host: testbed.net[host].pid for host in self.plan.flows}
         switches.start(
-            [{"mac": guest.mac, "address": guest.address} for guest in self.scenario.guests],
+            [
+                {"mac": str(card.mac), "address": text.partition("/")[0]}
+                for guest in self.scenario.guests
+                for card in guest.all_cards
+                for text in (card.address, card.address6)
+                if text is not None
+            ],
             hosts={**hosts, **routers},
             conntrack=routers,
             **testbed.control.watched(testbed.net.switches),
@@ -100,7 +109,10 @@ class Watch:
         self._captures = captures = Captures(directory)
         stack.callback(captures.stop)
         for guest in self.scenario.guests:
-            keep = ("host", guest.address, "or", "arp", "or", "rarp")
+            hosts = " or host ".join(card_addresses(guest)).split()
+            keep = ("arp", "or", "rarp", "or", "icmp6", "or", "vlan", "or", "host", *hosts)
+            if len(guest.all_cards) == 1 and not guest.vlan and guest.address6 is None:
+                keep = ("host", guest.address, "or", "arp", "or", "rarp")
             for name in self.plan.stations(guest.name):
                 hypervisor = testbed.hypervisors[name]
                 captures.start(CapturePort(f"{guest.name}@{name}", hypervisor.uplink, hypervisor.pid, keep))
@@ -113,9 +125,7 @@ class Watch:
         for host, flows in self.plan.flows.items():
             agents.spawn(host, testbed.net[host].pid)
             addressed = [
-                flow_order(flow, self.scenario.guest_named(flow.guest).address)
-                for flow in flows
-                if flow.direction == "to-guest"
+                flow_order(flow, guest_address(self.scenario, flow)) for flow in flows if flow.direction == "to-guest"
             ]
             agents.configure(host, self.scenario.guests[0].address, addressed)
         self._guests_own = own = GuestFlows(self.plan, self.directory, self.output / "requests", testbed)

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from bench.analysis.belonging import frames_of
 from bench.analysis.budget import cut_points, outage_budget
+from bench.analysis.cards import card_relearning, for_flow
 from bench.analysis.fate import Options, connection, verdict
 from bench.analysis.flows import FlowAnalysis, Window, analyse_flow
 from bench.analysis.forecast import Forecast, compare
@@ -26,7 +27,7 @@ from bench.analysis.phases import (
     total_ns,
     transfer_ns,
 )
-from bench.analysis.relearn import analyse_relearning, relearned_ns
+from bench.analysis.relearn import relearned_ns
 from bench.analysis.resent import resent
 from bench.analysis.through import FlowPath, find_through, flow_path, guest_port
 from bench.clock import NS_PER_MS
@@ -51,7 +52,10 @@ Outcome = Literal["completed", "cancelled", "failed"]
 
 @dataclass(frozen=True)
 class FlowRecords:
-    """What one flow's agent left: its report and its records (None: it kept none)."""
+    """What one flow's agent left: its report and its records (None: it kept none).
+
+    :param card: the guest's that it talked to. :param client_address: and *guest_address*: its ends; empty: the usual.
+    """
 
     host: str
     name: str
@@ -63,6 +67,9 @@ class FlowRecords:
     samples: StructuredArray | None = None
     options: Options = field(default_factory=Options)
     direction: Literal["to-guest", "from-guest"] = "to-guest"
+    card: int = 0
+    client_address: str = ""
+    guest_address: str = ""
 
     @property
     def from_guest(self) -> bool:
@@ -186,8 +193,8 @@ def _migration(raw: RawRun, index: int, view: _View) -> MigrationResult:
     end_ns = next(later, raw.end_ns) if move.started else move.end_ns
     paused_ns, resumed_ns = pause_and_resume_ns(timeline, Window(move.start_ns, end_ns))
     window = Window(move.start_ns, end_ns, paused_ns)
-    relearn = analyse_relearning(
-        timeline, window, view.frames, raw.interfaces, mac=view.guest.mac, ports=move.ports, distances=move.distances
+    relearn = card_relearning(
+        timeline, window, view.frames, raw.interfaces, view.guest, ports=move.ports, distances=move.distances
     )
     outcome, reason = _outcome(move)
     rounds = migration_rounds(timeline, window)
@@ -277,7 +284,7 @@ def _flow(view: _View, move: Move, window: Window, relearn: RelearnResult, flow:
     if flow.records is None:
         return _flow_result(flow, None, {})
     ended_ns = flow.report.get("ended_ns") or None
-    stable_ns = relearned_ns(relearn, move.paths.get(flow.host, ()))
+    stable_ns = relearned_ns(for_flow(relearn, flow.card), move.paths.get(flow.host, ()))
     _paused_ns, resumed_ns = pause_and_resume_ns(view.timeline, window)
     # Without relearning having been seen to end, nobody knows when the network was ready again: no upper end then.
     ready_ns = None if resumed_ns is None or stable_ns is None else max(resumed_ns, stable_ns)
@@ -319,8 +326,8 @@ def _path(view: _View, move: Move, flow: FlowRecords) -> FlowPath | None:
         return None
     return flow_path(
         raw.interfaces,
-        client=(raw.addresses[flow.host], service if flow.from_guest else local_port),
-        guest=(view.guest.address, local_port if flow.from_guest else service),
+        client=(flow.client_address or raw.addresses[flow.host], service if flow.from_guest else local_port),
+        guest=(flow.guest_address or view.guest.address, local_port if flow.from_guest else service),
         client_interface=raw.host_ports.get(flow.host, ""),
         new_interface=raw.host_ports.get(move.destination, ""),
         old_interface=raw.host_ports.get(move.source, ""),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from bench.analysis.overall import GuestFacts
+from bench.analysis.overall import CardFacts, GuestFacts
 from bench.records import StructuredArray, ip_to_int, mac_to_int
 
 
@@ -13,9 +15,15 @@ def frames_of(frames: StructuredArray, guest: GuestFacts) -> StructuredArray:
 
     :param frames: of all guests: :data:`bench.records.FRAME`.
     """
-    address, mac = ip_to_int(guest.address), mac_to_int(guest.mac)
-    ours = (frames["src_ip"] == address) | (frames["dst_ip"] == address) | (frames["src_mac"] == mac)
-    chosen: StructuredArray = frames[ours]  # a copy
-    chosen["dst_is_guest"] &= chosen["dst_ip"] == np.uint32(address)
-    chosen["is_announce"] &= (chosen["src_ip"] == np.uint32(address)) | (chosen["src_mac"] == np.uint64(mac))
+    return frames_of_cards(frames, guest.all_cards)
+
+
+def frames_of_cards(frames: StructuredArray, cards: Sequence[CardFacts]) -> StructuredArray:
+    """The same of some cards of a guest."""
+    addresses = np.array([ip_to_int(text) for card in cards for text in card.addresses], np.uint32)
+    macs = np.array([mac_to_int(card.mac) for card in cards], np.uint64)
+    ours = np.isin(frames["src_ip"], addresses) | np.isin(frames["dst_ip"], addresses)
+    chosen: StructuredArray = frames[ours | np.isin(frames["src_mac"], macs)]  # a copy
+    chosen["dst_is_guest"] &= np.isin(chosen["dst_ip"], addresses)
+    chosen["is_announce"] &= np.isin(chosen["src_ip"], addresses) | np.isin(chosen["src_mac"], macs)
     return chosen

@@ -9,11 +9,27 @@ from bench.result import GuestOverall, MigrationResult, OverallResult
 
 
 @dataclass(frozen=True, slots=True)
+class CardFacts:
+    """A network card of a guest. Addresses without prefix; *address6* empty and *vlan* 0 for none."""
+
+    mac: str
+    address: str
+    address6: str = ""
+    vlan: int = 0
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(text for text in (self.address, self.address6) if text)
+
+
+@dataclass(frozen=True, slots=True)
 class GuestFacts:
     """A guest of a run.
 
     :param mac: in lower case; *address* without prefix.
     :param home: the hypervisor that it booted on; *host* where it is at the end, None when it is lost.
+    :param cards: all its network cards; empty: one with *mac* and *address*.
     """
 
     name: str
@@ -22,6 +38,12 @@ class GuestFacts:
     memory_bytes: int
     home: str = ""
     host: str | None = None
+    cards: tuple[CardFacts, ...] = ()
+
+    @property
+    def all_cards(self) -> tuple[CardFacts, ...]:
+        """The first one's first."""
+        return self.cards or (CardFacts(self.mac, self.address),)
 
 
 def most_at_once(stretches: Iterable[tuple[int, int]]) -> int:

@@ -94,6 +94,7 @@ def analyse_relearning(
     mac: str,
     ports: Mapping[str, Mapping[str, str | None]],
     distances: Mapping[str, int] | None = None,
+    card: int = 0,
 ) -> RelearnResult:
     """The relearning of the migration in *window*.
 
@@ -104,6 +105,7 @@ def analyse_relearning(
         ...}``; None or missing where there is no such port. On a switch where both are the same, nothing has to be
         relearnt.
     :param distances: switch -> switches between it and the guest's new place.
+    :param card: the number of the guest's card that has *mac*.
     :returns: without switches when the guest did not resume at the destination.
     """
     events = timeline.select(after_ns=window.start_ns, before_ns=window.end_ns)
@@ -114,7 +116,11 @@ def analyse_relearning(
     if not resumed:
         return RelearnResult(announce_ns=None)
     resumed_ns = resumed[0]
-    announced = [event.t_ns for event in guests if event.name == "announce_sent" and event.t_ns >= resumed_ns]
+    announced = [
+        event.t_ns
+        for event in guests
+        if event.name == "announce_sent" and event.t_ns >= resumed_ns and event.data.get("card", 0) == card
+    ]
     wired_ns = next((event.t_ns for event in guests if event.name == "port_wired"), resumed_ns)
     got_out = [t_ns for t_ns in announced if t_ns >= wired_ns]  # earlier ones died at the hypervisor's port
     about = [

@@ -10,9 +10,10 @@ from typing import Any
 
 from bench.clock import now_ns
 from bench.errors import GuestError
+from bench.guest.cards import MAX_CARDS
 from bench.guest.loop import Loop, Timer
 
-MAX_FRAMES = 16
+MAX_FRAMES = 32
 MAX_OFFSETS = 64
 MAX_SENDS = MAX_FRAMES * MAX_OFFSETS
 MAX_OFFSET_NS = 600 * 10**9
@@ -35,6 +36,7 @@ class Announcement:
     """What to announce, and when.
 
     :param frames: (kind, Ethernet frame).
+    :param cards: by which of the guest's cards each of them leaves; without, all by the first.
     :param offsets_ns: ascending, after the beginning; all frames are sent at each, in their order, unless *sends* says
         otherwise.
     :param sends: what leaves when, by time.
@@ -47,6 +49,11 @@ class Announcement:
     sends: tuple[Send, ...] = ()
     wire_after_ns: int = 0
     before_wiring: bool = False
+    cards: tuple[int, ...] = ()
+
+    def card_of(self, frame: int) -> int:
+        """Of a frame, by its index."""
+        return self.cards[frame] if self.cards else 0
 
     def planned(self) -> tuple[Send, ...]:
         """What leaves when, by time."""
@@ -56,8 +63,8 @@ class Announcement:
 
     @classmethod
     def from_json(cls, raw: object) -> Announcement:
-        """From ``{"frames": [{"kind": …, "hex": …}], "offsets_ns": […]}`` and, if need be, ``sends`` ({at_ns, frame,
-        sender, lost}), ``wire_after_ns``, ``before_wiring``; None is no announcement at all.
+        """From ``{"frames": [{"kind": …, "hex": …, "card"?: …}], "offsets_ns": […]}`` and, if need be, ``sends``
+        ({at_ns, frame, sender, lost}), ``wire_after_ns``, ``before_wiring``; None is no announcement at all.
 
         :raises GuestError: when it is something else.
         """
@@ -73,11 +80,14 @@ class Announcement:
         if not isinstance(raw, Mapping):
             raise TypeError("an object is expected")
         frames = tuple((str(item["kind"])[:32], bytes.fromhex(item["hex"])) for item in raw["frames"])
+        cards = tuple(item.get("card", 0) for item in raw["frames"])
         offsets = tuple(raw["offsets_ns"])
         if len(frames) > MAX_FRAMES or len(offsets) > MAX_OFFSETS:
             raise ValueError(f"at most {MAX_FRAMES} frames and {MAX_OFFSETS} offsets")
         if any(not _MIN_FRAME_BYTES <= len(frame) <= _MAX_FRAME_BYTES for _, frame in frames):
             raise ValueError(f"a frame has {_MIN_FRAME_BYTES} to {_MAX_FRAME_BYTES} bytes")
+        if any(not isinstance(card, int) or not 0 <= card < MAX_CARDS for card in cards):
+            raise ValueError(f"a card is an integer in 0 … {MAX_CARDS - 1}")
         if any(not isinstance(offset, int) or not 0 <= offset <= MAX_OFFSET_NS for offset in offsets):
             raise ValueError(f"an offset is an integer in 0 … {MAX_OFFSET_NS} ns")
         if list(offsets) != sorted(offsets):
@@ -96,22 +106,31 @@ class Announcement:
             raise ValueError(f"a time is an integer in 0 … {MAX_OFFSET_NS} ns")
         if times != sorted(times):
             raise ValueError("sends ascend")
-        return cls(frames, offsets, sends, wire_after, bool(raw.get("before_wiring")))
+        return cls(frames, offsets, sends, wire_after, bool(raw.get("before_wiring")), cards if any(cards) else ())
 
 
 class Announcer:
-    """Announces through one interface of the calling thread's network namespace.
+    """Announces through interfaces of the calling thread's network namespace.
 
-    The interface is the guest's card, whoever announces: that is where QEMU puts its frames in for the guest, too, and
-    the bridge behind the card learns from them as from the guest's own.
+    They are the guest's cards, whoever announces: that is where QEMU puts its frames in for the guest, too, and
+    the bridge behind a card learns from them as from the guest's own.
 
-    :param sent: called for each frame: kind, the send, number of its time, when it was due and when it left (both
+    :param interfaces: by the number of the card.
+    :param sent: called for each frame: kind, card, the send, number of its time, when it was due and when it left (both
         CLOCK_MONOTONIC ns), and the error text when it did not leave after all.
     """
 
-    def __init__(self, interface: str, loop: Loop, sent: Callable[[str, Send, int, tuple[int, int], str], Any]) -> None:
-        self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
-        self._sock.bind((interface, 0))
+    def __init__(
+        self,
+        interfaces: Sequence[str],
+        loop: Loop,
+        sent: Callable[[str, int, Send, int, tuple[int, int], str], Any],
+    ) -> None:
+        self._socks: list[socket.socket] = []
+        for interface in interfaces:
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
+            self._socks.append(sock)
+            sock.bind((interface, 0))
         self._loop = loop
         self._sent = sent
         self._timer: Timer | None = None
@@ -123,7 +142,7 @@ class Announcer:
         :returns: when the first frame left, 0 when none did.
         """
         self.stop()
-        return self._send_due(announcement.frames, announcement.planned(), start_ns, 0, 0)
+        return self._send_due(announcement, announcement.planned(), start_ns, 0, 0)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -132,36 +151,38 @@ class Announcer:
 
     def close(self) -> None:
         self.stop()
-        self._sock.close()
+        for sock in self._socks:
+            sock.close()
 
     def _send_due(
-        self, frames: Sequence[tuple[str, bytes]], sends: Sequence[Send], start_ns: int, position: int, number: int
+        self, announcement: Announcement, sends: Sequence[Send], start_ns: int, position: int, number: int
     ) -> int:
         """:param position: of the next send. :param number: of its time."""
         first_ns = 0
         while position < len(sends) and start_ns + sends[position].at_ns <= now_ns():
             send = sends[position]
-            kind, frame = frames[send.frame]
-            error = "" if send.lost else self._send(frame)
+            kind, frame = announcement.frames[send.frame]
+            card = announcement.card_of(send.frame)
+            error = "" if send.lost else self._send(card, frame)
             at_ns = now_ns()
             if not error and not send.lost:
                 first_ns = first_ns or at_ns
-            self._sent(kind, send, number, (start_ns + send.at_ns, at_ns), error)
+            self._sent(kind, card, send, number, (start_ns + send.at_ns, at_ns), error)
             position += 1
             if position < len(sends) and sends[position].at_ns != send.at_ns:
                 number += 1
         if position < len(sends):
             self._timer = self._loop.at(
                 start_ns + sends[position].at_ns,
-                lambda: self._send_due(frames, sends, start_ns, position, number),
+                lambda: self._send_due(announcement, sends, start_ns, position, number),
             )
         return first_ns
 
-    def _send(self, frame: bytes) -> str:
+    def _send(self, card: int, frame: bytes) -> str:
         try:
-            self._sock.send(frame)
-        except OSError as error:
-            return error.strerror or str(error)
+            self._socks[card].send(frame)
+        except (OSError, IndexError) as error:
+            return getattr(error, "strerror", None) or str(error)
         return ""
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import GuestError
+from bench.guest.cards import MAX_CARDS, CardConfig
 from bench.guest.disks import DisksConfig
+from bench.guest.port import card_interface
 from bench.guest.store import MIN_REGION_BYTES
 from bench.guest.vcpu_limits import NO_LIMITS, VcpuLimitsConfig
 from bench.memory.image import PAGE_BYTES
@@ -38,6 +40,7 @@ class GuestConfig:
     :param huge_pages: whether memory that is made here lies in huge pages.
     :param vcpu_limits: what each vCPU is held to, and *vcpu_group* the control group at this hypervisor for theirs.
     :param disks: None for a guest without.
+    :param cards: all network cards, the first with *mac* and *address*.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
 
@@ -66,6 +69,16 @@ class GuestConfig:
     vcpu_limits: VcpuLimitsConfig = NO_LIMITS
     vcpu_group: str = ""
     disks: DisksConfig | None = None
+    cards: tuple[CardConfig, ...] = ()
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """All addresses of all cards."""
+        return tuple(address for card in self.cards for address in card.addresses)
+
+    def card_of(self, ip: str) -> str:
+        """The interface that one of them is at. :raises StopIteration: when it is none of them."""
+        return card_interface(next(number for number, card in enumerate(self.cards) if ip in card.addresses))
 
     @property
     def ip(self) -> str:
@@ -87,10 +100,11 @@ class GuestConfig:
             raise ValueError(
                 f"memory of {memory_bytes} and store of {store_bytes} bytes: whole pages, the store smaller"
             )
-        mac = str(raw["mac"]).lower()
-        if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
-            raise ValueError(f"mac {mac!r} is no unicast address")
-        address = ipaddress.IPv4Interface(raw["address"])
+        mac = _mac(raw)
+        cards = [CardConfig.from_json(raw, mac)]
+        cards += [CardConfig.from_json(card, _mac(card)) for card in raw.get("cards") or ()]
+        if len(cards) > MAX_CARDS or len({card.mac for card in cards}) < len(cards):
+            raise ValueError(f"at most {MAX_CARDS} cards, with different MAC addresses")
         lease = raw["lease"]
         image = raw.get("image")
         return cls(
@@ -103,7 +117,8 @@ class GuestConfig:
             image=None if image is None else Path(str(image)),
             seed=_integer(raw, "seed", 0, (1 << 63) - 1),
             mac=mac,
-            address=str(address),
+            address=cards[0].address,
+            cards=tuple(cards),
             bridge=str(raw["bridge"]),
             workload=dict(raw["workload"]),
             skeleton=bool(raw["skeleton"]),
@@ -120,6 +135,13 @@ class GuestConfig:
             accepts_mtu=_integer({"accepts_mtu": 1500, **raw}, "accepts_mtu", 576, 65535),
             disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )
+
+
+def _mac(raw: Mapping[str, Any]) -> str:
+    mac = str(raw["mac"]).lower()
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
+        raise ValueError(f"mac {mac!r} is no unicast address")
+    return mac
 
 
 def _integer(raw: Mapping[str, Any], key: str, least: int, most: int) -> int:

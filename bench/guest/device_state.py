@@ -17,6 +17,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ SOCKET_OPTIONS = (
 """Names of the integer socket options that move; :mod:`bench.guest.tcp_repair` knows their numbers."""
 
 Address = tuple[str, int]
+
+
+def family_of(ip: str) -> socket.AddressFamily:
+    """AF_INET or AF_INET6, by how an address is written."""
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +148,15 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class DatagramState:
-    """A datagram that waited unread at the pause."""
+    """A datagram that waited unread at the pause.
+
+    :param ip: the guest's address that it came to; empty: the first one.
+    """
 
     port: int
     remote: Address
     data: bytes = field(repr=False)
+    ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +165,7 @@ class DeviceState:
 
     :param owner: the lease's owner at the pause, and *generation* its generation.
     :param registers: one JSON object for each vCPU, in order.
-    :param neighbours: (IPv4 address, MAC) of the guest's neighbour table.
+    :param neighbours: (IP address, MAC) of the guest's neighbour table.
     :param counters: running totals that go on at the destination.
     :param flows: of the guest's own flows (:mod:`bench.guest.clients`).
     :param disks: of what uses the disks (:meth:`bench.guest.disks.GuestDisks.export`), None without disks.
@@ -198,7 +208,12 @@ def encode(state: DeviceState) -> list[bytes]:
             for stream in state.streams
         ],
         "datagrams": [
-            {"port": datagram.port, "remote": datagram.remote, "bytes": len(datagram.data)}
+            {
+                "port": datagram.port,
+                "remote": datagram.remote,
+                "bytes": len(datagram.data),
+                **({"ip": datagram.ip} if datagram.ip else {}),
+            }
             for datagram in state.datagrams
         ],
     }
@@ -286,7 +301,8 @@ def _stream(raw: Mapping[str, Any], body: _Body) -> StreamState:
 
 def _datagram(raw: Mapping[str, Any], body: _Body) -> DatagramState:
     port = _integer(raw["port"], 1, 65535)
-    return DatagramState(port, _endpoint(raw["remote"]), body.part(_integer(raw["bytes"], 0, 65535)))
+    ip = _ip(raw["ip"]) if raw.get("ip") else ""
+    return DatagramState(port, _endpoint(raw["remote"]), body.part(_integer(raw["bytes"], 0, 65535)), ip)
 
 
 def _tcp(raw: Mapping[str, Any], body: _Body) -> TcpState:
@@ -362,7 +378,7 @@ def _text(raw: object, most: int) -> str:
 
 
 def _ip(raw: object) -> str:
-    return str(ipaddress.IPv4Address(_text(raw, 15)))
+    return str(ipaddress.ip_address(_text(raw, 39)))
 
 
 def _mac(raw: object) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ from bench.errors import BenchError, GuestError
 from bench.flows.notes import SUFFIX, NoteFile
 from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer, Chatter, Send
+from bench.guest.cards import GuestCards
 from bench.guest.clients.outbound import Outbound
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
 from bench.guest.loop import Loop
-from bench.guest.port import GUEST_INTERFACE, GuestPort, mtu_of
+from bench.guest.port import GUEST_INTERFACE, mtu_of
 from bench.guest.services.base import Machine
 from bench.guest.services.redis import replay
 from bench.guest.sockets import Sockets
@@ -88,7 +89,7 @@ class ProcessGuest:
         self._lease: Lease
         self._memory: GuestMemory
         self._machine: Machine
-        self._port: GuestPort | None = None
+        self._port: GuestCards | None = None
         self._announcer: Announcer | None = None
         self._chatter: Chatter | None = None
         self._sockets: Sockets | None = None
@@ -111,19 +112,19 @@ class ProcessGuest:
         self._config = config
         self._journal = Journal(self._events_path, f"guest.{config.host}")
         self._lease = Lease(config.lease_path)
-        self._port = GuestPort(config.name, config.bridge)
+        self._port = GuestCards(config.name, config.bridge, config.cards)
         if config.disks is not None:  # in this network namespace, which is the hypervisor's
             owner = config.name, config.host
             self._disks = GuestDisks(self._loop, owner, config.disks, self._died, self._record)
         namespace = _own_network_namespace()
         try:
-            self._port.create(config.mac, config.address, namespace, config.gateway, config.mtu, config.accepts_mtu)
+            self._port.create(namespace, config.gateway, config.mtu, config.accepts_mtu)
             refused = set_sysctls(config.sysctls)
             if refused:
                 raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         finally:
             os.close(namespace)
-        self._announcer = Announcer(GUEST_INTERFACE, self._loop, self._announced)
+        self._announcer = Announcer(self._port.interfaces, self._loop, self._announced)
         if config.chatter_ns:
             self._chatter = Chatter(GUEST_INTERFACE, self._loop, config.chatter_ns, config.ip)
         self._memory = memory or GuestMemory.create(config.memory_bytes, config.name, huge=config.huge_pages)
@@ -495,7 +496,7 @@ class ProcessGuest:
         assert self._sockets is not None
         return self._sockets
 
-    def _wired_port(self) -> GuestPort:
+    def _wired_port(self) -> GuestCards:
         assert self._port is not None
         return self._port
 
@@ -505,7 +506,8 @@ class ProcessGuest:
     def _open_sockets(self, store: Store) -> None:
         self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
         notes = NoteFile(self._events_path.with_suffix(SUFFIX))
-        self._sockets = Sockets(self._config.ip, self._machine, self._loop, notes, self._flow_event)
+        config = self._config
+        self._sockets = Sockets(config.ips, self._machine, self._loop, notes, self._flow_event, card_of=config.card_of)
 
     def _flow_event(self, name: str, **data: Any) -> None:
         self._record(name, now_ns(), **data)
@@ -528,8 +530,10 @@ class ProcessGuest:
         for reason in connections:
             log.warning("connection lost: %s", reason)
 
-    def _announced(self, kind: str, send: Send, number: int, times: tuple[int, int], error: str) -> None:
-        detail: Mapping[str, Any] = {"error": error} if error else {}
+    def _announced(self, kind: str, card: int, send: Send, number: int, times: tuple[int, int], error: str) -> None:
+        detail: dict[str, Any] = {"error": error} if error else {}
+        if card:
+            detail["card"] = card
         due_ns, at_ns = times
         name = "announce_lost" if send.lost else "announce_sent"
         self._record(name, at_ns, kind=kind, sender=send.sender, n=number, due_ns=due_ns, **detail)

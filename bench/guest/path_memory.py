@@ -20,16 +20,17 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from bench.guest.device_state import TcpState
+from bench.guest.device_state import TcpState, family_of
 from bench.guest.port import GUEST_INTERFACE, Netlink, attribute
 
 MAX_WINDOW_SEGMENTS = 10_000
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 21, 24, 25
 _F_REPLACE, _F_CREATE = 0x100, 0x400
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
+_IPV6_BYTES = 16
 _RTA_DST, _RTA_OIF, _RTA_METRICS, _RTAX_INITCWND = 1, 4, 8, 11
 _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _UNICAST = 254, 4, 253, 1
 _NESTED = 0x8000
@@ -40,9 +41,12 @@ _TIMEOUT_S = 1.0
 
 
 @contextlib.contextmanager
-def remembered(connections: Iterable[TcpState]) -> Iterator[None]:
+def remembered(
+    connections: Iterable[TcpState], card_of: Callable[[str], str] = lambda _local: GUEST_INTERFACE
+) -> Iterator[None]:
     """While the body restores *connections* of the guest's namespace, their paths are known to its kernel.
 
+    :param card_of: the interface that one of the guest's addresses is at.
     :raises OSError: when the kernel refuses.
     """
     windows: dict[tuple[str, str], int] = {}
@@ -54,18 +58,18 @@ def remembered(connections: Iterable[TcpState]) -> Iterator[None]:
         return
     with contextlib.closing(Netlink()) as netlink, contextlib.ExitStack() as stack:
         loopback = socket.if_nametoindex("lo")
-        card = socket.if_nametoindex(GUEST_INTERFACE)
         for (local, remote), window in windows.items():
             _teach_round_trip(netlink, loopback, local, remote)
-            route = _route(remote, card, window)
+            route = _route(remote, socket.if_nametoindex(card_of(local)), window)
             netlink.request(_RTM_NEWROUTE, _F_CREATE | _F_REPLACE, route)
             stack.callback(netlink.request, _RTM_DELROUTE, 0, route)
         yield
 
 
 def _teach_round_trip(netlink: Netlink, loopback: int, local: str, remote: str) -> None:
-    packed = ipaddress.IPv4Address(remote).packed
-    body = _ADDRESS.pack(socket.AF_INET, 32, 0, 0, loopback)
+    packed = ipaddress.ip_address(remote).packed
+    flags = _IFA_F_NODAD if len(packed) == _IPV6_BYTES else 0
+    body = _ADDRESS.pack(family_of(remote), 8 * len(packed), flags, 0, loopback)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     netlink.request(_RTM_NEWADDR, _F_CREATE | _F_REPLACE, body)
     try:
@@ -76,7 +80,8 @@ def _teach_round_trip(netlink: Netlink, loopback: int, local: str, remote: str) 
 
 def _converse(local: str, remote: str) -> None:
     """A few round trips; the guest's side is closed last, which is when the kernel keeps what it measured."""
-    with socket.socket() as listener, socket.socket() as guest:
+    family = family_of(local)
+    with socket.socket(family) as listener, socket.socket(family) as guest:
         listener.bind((remote, 0))
         listener.listen(1)
         guest.settimeout(_TIMEOUT_S)
@@ -95,8 +100,10 @@ def _converse(local: str, remote: str) -> None:
 
 def _route(remote: str, card: int, window: int) -> bytes:
     """A route to one host by the guest's card, with the window that connections on it start with."""
-    header = _ROUTE.pack(socket.AF_INET, 32, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _UNICAST, 0)
-    destination = attribute(_RTA_DST, ipaddress.IPv4Address(remote).packed)
+    packed = ipaddress.ip_address(remote).packed
+    places = (_TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _UNICAST)
+    header = _ROUTE.pack(family_of(remote), 8 * len(packed), 0, 0, *places, 0)
+    destination = attribute(_RTA_DST, packed)
     output = attribute(_RTA_OIF, struct.pack("=I", card))
     metrics = attribute(_RTA_METRICS | _NESTED, attribute(_RTAX_INITCWND, struct.pack("=I", window)))
     return header + destination + output + metrics

@@ -1,4 +1,4 @@
-"""The guest's network card: a veth pair whose host end is a port of the hypervisor's bridge.
+"""A guest's network card: a veth pair whose host end is a port of the hypervisor's bridge.
 
 Set up over rtnetlink, without external commands. What happens in the middle of a switchover, cutting and wiring the
 port, is one message that was built beforehand: setting a bridge port's state takes some 0.07 ms and loses nothing,
@@ -20,9 +20,11 @@ from pathlib import Path
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.errors import DeadlineError, GuestError
-from bench.host.kernel import set_sysctls
+from bench.host import vlan_tags
+from bench.host.kernel import set_sysctls, switch_ipv6_on
 
 GUEST_INTERFACE = "eth0"
+"""The first card, as the guest sees it; see :func:`card_interface` for the others."""
 _SIOCGIFMTU = 0x8921
 _INTERFACE_BYTES = 15  # IFNAMSIZ - 1
 
@@ -57,7 +59,7 @@ _IFLA_MTU, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 4, 26, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _GEN_MODE_NONE = 8, 1
 _IFLA_BRPORT_STATE, _DISABLED, _FORWARDING = 1, 0, 3
-_IFA_LOCAL, _IFA_ADDRESS = 2, 1
+_IFA_LOCAL, _IFA_ADDRESS, _IFA_F_NODAD = 2, 1, 0x02
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_REACHABLE, _NUD_USABLE = 0x02, 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
 _AF_BRIDGE = 7
@@ -156,19 +158,32 @@ class Netlink:
         return {}
 
 
-class GuestPort:
-    """The guest's card and the bridge port behind it. Make it in the hypervisor's namespace, before unsharing.
+def card_interface(number: int) -> str:
+    """The name of a guest's card in the guest: ``eth0`` is the first."""
+    return f"eth{number}"
 
-    :param name: the guest's; the port is called ``vnet-<name>``.
+
+def port_interface(name: str, number: int) -> str:
+    """The name of the hypervisor's end of a guest's card."""
+    return f"vnet-{name}-{number}" if number else f"vnet-{name}"
+
+
+class GuestPort:
+    """A guest's card and the bridge port behind it. Make it in the hypervisor's namespace, before unsharing.
+
+    :param name: the guest's; the port is called ``vnet-<name>``, of a further card ``vnet-<name>-<number>``.
     :param bridge: the hypervisor's bridge.
+    :param number: of the card, from 0.
     :raises GuestError: when the name is too long or the bridge is missing.
     """
 
-    def __init__(self, name: str, bridge: str) -> None:
-        self.interface = f"vnet-{name}"
+    def __init__(self, name: str, bridge: str, number: int = 0) -> None:
+        self.interface = port_interface(name, number)
+        self.card = card_interface(number)
         self.forwarding = False
         if len(self.interface.encode()) > _INTERFACE_BYTES or "/" in name or not name:
-            raise GuestError(f"guest name {name!r}: 1 to {_INTERFACE_BYTES - 5} bytes without a slash are allowed")
+            most = _INTERFACE_BYTES - len(port_interface("", number))
+            raise GuestError(f"guest name {name!r}: 1 to {most} bytes without a slash are allowed")
         try:
             self._bridge_index = socket.if_nametoindex(bridge)
         except OSError as error:
@@ -178,9 +193,19 @@ class GuestPort:
         self._wire = self._cut = b""
         self._host_index = 0
         self._mtu = 1500
+        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
 
     def create(
-        self, mac: str, address: str, namespace_fd: int, gateway: str = "", mtu: int = 1500, accepts: int = 0
+        self,
+        mac: str,
+        address: str,
+        namespace_fd: int,
+        gateway: str = "",
+        mtu: int = 1500,
+        accepts: int = 0,
+        *,
+        address6: str = "",
+        vlan: int = 0,
     ) -> None:
         """Make the pair and attach it, cut; to be called in the guest's namespace.
 
@@ -191,7 +216,10 @@ class GuestPort:
         :param mtu: what the guest sends at most.
         :param accepts: what both ends let in, if that is more: a switch may join packets of a connection to larger ones
             where its next link carries those (Open vSwitch's userspace datapath does).
+        :param address6: as ``fd00::1:1/64``; empty: the card has no IPv6.
+        :param vlan: the port's: frames are tagged behind it (:mod:`bench.host.vlan_tags`); 0 for none.
         :raises GuestError: when the kernel refuses.
+        :raises MachineError: when it has no VLANs for us.
         """
         refused = set_sysctls(_SYSCTLS)
         unimportant = {name for name in _SYSCTLS if "ipv6" in name and not Path("/proc/sys/net/ipv6").exists()}
@@ -199,17 +227,21 @@ class GuestPort:
             raise GuestError(f"the guest's network stack refuses {', '.join(refused)}")
         try:
             self._mtu = mtu
-            self._create(mac, ipaddress.IPv4Interface(address), namespace_fd, max(mtu, accepts))
+            accepts = max(mtu, accepts)
+            self._create(mac, namespace_fd, vlan, accepts)
+            self._add_address(ipaddress.IPv4Interface(address), accepts)
+            if address6:
+                self._add_ipv6(ipaddress.IPv6Interface(address6), accepts)
             if gateway:
                 self._add_default_route(ipaddress.IPv4Address(gateway))
         except (OSError, ValueError, DeadlineError) as error:
             raise GuestError(f"port {self.interface} of guest {address}: {error}") from error
 
-    def _create(self, mac: str, address: ipaddress.IPv4Interface, namespace_fd: int, accepts: int) -> None:
+    def _create(self, mac: str, namespace_fd: int, vlan: int, accepts: int) -> None:
         self._guest = guest = Netlink()
         peer = _LINK.pack(0, 0, 0, 0, 0) + b"".join(
             (
-                attribute(_IFLA_IFNAME, GUEST_INTERFACE.encode() + b"\0"),
+                attribute(_IFLA_IFNAME, self.card.encode() + b"\0"),
                 attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))),
                 attribute(_IFLA_MTU, struct.pack("=I", accepts)),
                 attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace_fd)),
@@ -223,7 +255,7 @@ class GuestPort:
         body += attribute(_IFLA_LINKINFO | _NESTED, info)
         wait_until(lambda: self._make_pair(body), Deadline(_STALE_NS), f"{self.interface} of an earlier guest gone")
         self._host_index = host_index = self._find_host_index()
-        guest_index = socket.if_nametoindex(GUEST_INTERFACE)
+        guest_index = socket.if_nametoindex(self.card)
         # The guest's address comes last. A bridge lets a port forward as soon as it joins, and a guest without an
         # address has nothing to say and no question to answer until the port is cut.
         _set_up(guest, socket.if_nametoindex("lo"))
@@ -237,26 +269,45 @@ class GuestPort:
             f"carrier of {self.interface}",
             interval_ns=NS_PER_S // 1000,
         )
+        if vlan:
+            vlan_tags.attach(self._host.request, host_index, vlan, "port")
         body = _LINK.pack(0, 0, host_index, 0, 0)
         self._host.request(_RTM_SETLINK, 0, body + attribute(_IFLA_MASTER, struct.pack("=I", self._bridge_index)))
         self._cut, self._wire = (_port_state(host_index, state) for state in (_DISABLED, _FORWARDING))
         self.cut()
         self._check_cut(host_index)
-        body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, guest_index)
-        local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
-        guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
-        if accepts > self._mtu:
-            self._narrow_route(address, guest_index)
 
-    def _narrow_route(self, address: ipaddress.IPv4Interface, guest_index: int) -> None:
+    def _add_address(self, address: ipaddress.IPv4Interface, accepts: int) -> None:
+        assert self._guest is not None
+        body = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, socket.if_nametoindex(self.card))
+        local = attribute(_IFA_LOCAL, address.ip.packed) + attribute(_IFA_ADDRESS, address.ip.packed)
+        self._guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + local)
+        self._networks.append(address.network)
+        if accepts > self._mtu:
+            self._narrow_route(address)
+
+    def _add_ipv6(self, address: ipaddress.IPv6Interface, accepts: int) -> None:
+        assert self._guest is not None
+        refused = switch_ipv6_on(self.card)
+        if accepts > self._mtu:  # of the whole interface: what it accepts is not bound by it
+            refused += set_sysctls({f"net.ipv6.conf.{self.card}.mtu": self._mtu})
+        if refused:
+            raise GuestError(f"the guest's network stack has no IPv6: it refuses {', '.join(refused)}")
+        index = socket.if_nametoindex(self.card)
+        body = _ADDRESS.pack(socket.AF_INET6, address.network.prefixlen, _IFA_F_NODAD, 0, index)
+        self._guest.request(_RTM_NEWADDR, _F_CREATE | _F_EXCL, body + attribute(_IFA_ADDRESS, address.ip.packed))
+        self._networks.append(address.network)
+
+    def _narrow_route(self, address: ipaddress.IPv4Interface) -> None:
         """To its own network the guest sends no more than its MTU, whatever its card accepts."""
         assert self._guest is not None
         network = address.network
         body = _ROUTE.pack(
             *(socket.AF_INET, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_KERNEL, _RT_SCOPE_LINK, _RTN_UNICAST, 0)
         )
+        index = socket.if_nametoindex(self.card)
         body += attribute(_RTA_DST, network.network_address.packed) + attribute(_RTA_PREFSRC, address.ip.packed)
-        body += attribute(_RTA_OIF, struct.pack("=I", guest_index)) + self._metrics()
+        body += attribute(_RTA_OIF, struct.pack("=I", index)) + self._metrics()
         self._guest.request(_RTM_NEWROUTE, _F_CREATE | _F_REPLACE, body)
 
     def _metrics(self) -> bytes:
@@ -288,27 +339,32 @@ class GuestPort:
         self.forwarding = True
 
     def neighbours(self) -> tuple[tuple[str, str], ...]:
-        """(IPv4 address, MAC) of everybody whom the guest knows at the moment. Empty when the kernel does not tell."""
+        """(IP address, MAC) of everybody whom the guest knows at the moment. Empty when the kernel does not tell."""
         if self._guest is None:
             return ()
-        index = socket.if_nametoindex(GUEST_INTERFACE)
+        index = socket.if_nametoindex(self.card)
         found = []
-        for payload in self._guest.dump(_RTM_GETNEIGH, _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)):
-            _family, interface, state, _flags, _kind = _NEIGHBOUR.unpack_from(payload)
-            values = attributes(payload[_NEIGHBOUR.size :])
-            ip, mac = values.get(_NDA_DST, b""), values.get(_NDA_LLADDR, b"")
-            if interface == index and state & _NUD_USABLE and len(ip) == 4 and len(mac) == 6:
-                found.append((socket.inet_ntoa(ip), mac.hex(":")))
+        for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+            for payload in self._guest.dump(_RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0)):
+                _family, interface, state, _flags, _kind = _NEIGHBOUR.unpack_from(payload)
+                values = attributes(payload[_NEIGHBOUR.size :])
+                ip, mac = values.get(_NDA_DST, b""), values.get(_NDA_LLADDR, b"")
+                if interface == index and state & _NUD_USABLE and len(ip) == length and len(mac) == 6:
+                    found.append((socket.inet_ntop(family, ip), mac.hex(":")))
         return tuple(found)
 
     def set_neighbours(self, neighbours: Sequence[tuple[str, str]]) -> None:
-        """Know them all, as just confirmed. :raises OSError: when the kernel refuses."""
+        """Know those of this card's networks, as just confirmed. :raises OSError: when the kernel refuses."""
         if self._guest is None:
             return
-        index = socket.if_nametoindex(GUEST_INTERFACE)
-        for ip, mac in neighbours:
-            body = _NEIGHBOUR.pack(socket.AF_INET, index, _NUD_REACHABLE, 0, 0)
-            values = attribute(_NDA_DST, socket.inet_aton(ip))
+        index = socket.if_nametoindex(self.card)
+        for text, mac in neighbours:
+            ip = ipaddress.ip_address(text)
+            if not any(ip in network for network in self._networks):
+                continue
+            family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+            body = _NEIGHBOUR.pack(family, index, _NUD_REACHABLE, 0, 0)
+            values = attribute(_NDA_DST, ip.packed)
             values += attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
             self._guest.request(_RTM_NEWNEIGH, _F_CREATE | _F_REPLACE, body + values)
 

@@ -19,9 +19,10 @@ from bench.guest import tcp_repair
 from bench.guest.clients.base import CLIENT
 from bench.guest.clients.outbound import Outbound
 from bench.guest.connection import Connection, Traffic
-from bench.guest.device_state import DatagramState, StreamState
+from bench.guest.device_state import DatagramState, StreamState, family_of
 from bench.guest.loop import Loop
 from bench.guest.path_memory import remembered
+from bench.guest.port import GUEST_INTERFACE
 from bench.guest.services.base import Machine, StreamService
 from bench.guest.services.registry import DATAGRAM_PORTS, STREAM_PORTS, open_datagram, open_stream, restore_stream
 
@@ -52,10 +53,15 @@ _NO_SYN = b"".join(
 )
 
 
+Place = tuple[str, int]
+"""An address and a port of the guest."""
+
+
 class Sockets:
     """Make it in the guest's network namespace.
 
-    :param ip: the guest's address; all sockets are bound to it.
+    :param ips: the guest's addresses, IPv4 and IPv6; every port is bound to each of them.
+    :param card_of: the interface that one of them is at.
     :param machine: what services see; its store must be right before a service runs.
     :param notes: of what one-way datagrams arrive, and of the guest's own flows; None: nothing is kept.
     :param event: ``event(name, **data)``, of the guest's own flows.
@@ -64,19 +70,22 @@ class Sockets:
 
     def __init__(
         self,
-        ip: str,
+        ips: Sequence[str],
         machine: Machine,
         loop: Loop,
         notes: NoteFile | None = None,
         event: Callable[..., None] = lambda *_args, **_data: None,
+        *,
+        card_of: Callable[[str], str] = lambda _ip: GUEST_INTERFACE,
     ) -> None:
-        self._ip = ip
+        self._ips = tuple(ips)
+        self._card_of = card_of
         self._machine = machine
         self._loop = loop
-        self._listeners: dict[int, socket.socket] = {}
-        self._ports: dict[int, socket.socket] = {}
+        self._listeners: dict[Place, socket.socket] = {}
+        self._ports: dict[Place, socket.socket] = {}
         notes = notes or NoteFile(None)
-        self.outbound = Outbound(ip, loop, notes, self._adopt, event)
+        self.outbound = Outbound(self._ips[0], loop, notes, self._adopt, event)
         self._datagrams = {port: open_datagram(name, notes) for port, name in DATAGRAM_PORTS.items()}
         self._connections: dict[Connection, None] = {}
         self._unread: tuple[DatagramState, ...] = ()
@@ -85,10 +94,11 @@ class Sockets:
         self._traffic = {name: Traffic() for name in (*STREAM_PORTS.values(), CLIENT)}
         self._answered = 0
         try:
-            for port in STREAM_PORTS:
-                self._listeners[port] = self._listen(port)
-            for port in DATAGRAM_PORTS:
-                self._ports[port] = self._bind(port)
+            for ip in self._ips:
+                for port in STREAM_PORTS:
+                    self._listeners[ip, port] = self._listen(ip, port)
+                for port in DATAGRAM_PORTS:
+                    self._ports[ip, port] = self._bind(ip, port)
         except OSError as error:
             self.close()
             raise GuestError(f"the guest cannot listen on {ip} port {port}: {error.strerror}") from error
@@ -106,23 +116,25 @@ class Sockets:
         }
         return {**totals, "datagrams": self._answered}
 
-    def _listen(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    @staticmethod
+    def _listen(ip: str, port: int) -> socket.socket:
+        sock = socket.socket(family_of(ip), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-            sock.bind((self._ip, port))
+            sock.bind((ip, port))
             sock.listen(_BACKLOG)
         except OSError:
             sock.close()
             raise
         return sock
 
-    def _bind(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    @staticmethod
+    def _bind(ip: str, port: int) -> socket.socket:
+        sock = socket.socket(family_of(ip), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UDP_BUFFER_BYTES)
-            sock.bind((self._ip, port))
+            sock.bind((ip, port))
         except OSError:
             sock.close()
             raise
@@ -134,13 +146,14 @@ class Sockets:
         """Begin, or go on after :meth:`freeze`."""
         if not self._serving:
             self._serving = True
-            for port, listener in self._listeners.items():
+            for (_ip, port), listener in self._listeners.items():
                 self._loop.watch_bulk(listener.fileno(), select.EPOLLIN, self._acceptor(port, listener))
-            for port, sock in self._ports.items():
+            for (_ip, port), sock in self._ports.items():
                 self._loop.watch_bulk(sock.fileno(), select.EPOLLIN, self._answerer(port, sock))
         unread, self._unread = self._unread, ()
         for datagram in unread:
-            self._answer(datagram.port, datagram.data, datagram.remote)
+            sock = self._ports[datagram.ip or self._ips[0], datagram.port]
+            self._answer(datagram.port, sock, datagram.data, datagram.remote)
         for connection in list(self._connections):
             connection.serve()
         self.outbound.serve()
@@ -189,14 +202,14 @@ class Sockets:
                 data, remote = sock.recvfrom(_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
-            self._answer(port, data, remote)
+            self._answer(port, sock, data, (remote[0], remote[1]))
 
-    def _answer(self, port: int, data: bytes, remote: tuple[str, int]) -> None:
+    def _answer(self, port: int, sock: socket.socket, data: bytes, remote: tuple[str, int]) -> None:
         answer = self._datagrams[port].datagram(data)
         self._answered += 1
         if answer is not None:
             with contextlib.suppress(OSError):  # no room or no route: UDP may lose
-                self._ports[port].sendto(answer, remote)
+                sock.sendto(answer, remote)
 
     # the door
 
@@ -219,8 +232,11 @@ class Sockets:
     @staticmethod
     def embryonic() -> int:
         """Connections half way through their handshake, which cannot be moved."""
-        table = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii")
-        return sum(line.split(None, 4)[3] == _SYN_RECV for line in table.splitlines()[1:])
+        lines: list[str] = []
+        for name in ("tcp", "tcp6"):
+            with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                lines += Path("/proc/thread-self/net", name).read_text(encoding="ascii").splitlines()[1:]
+        return sum(line.split(None, 4)[3] == _SYN_RECV for line in lines)
 
     # moving away
 
@@ -244,7 +260,7 @@ class Sockets:
 
         :raises OSError: when the kernel refuses; :meth:`undo` mends it.
         """
-        for port, listener in self._listeners.items():
+        for (_ip, port), listener in self._listeners.items():
             self._accept(port, listener, MAX_CONNECTIONS, serve=False)
         streams = []
         for connection in list(self._connections):
@@ -254,8 +270,8 @@ class Sockets:
             else:
                 streams.append(state)
         self._unread += tuple(
-            DatagramState(port, (remote[0], remote[1]), data)
-            for port, sock in self._ports.items()
+            DatagramState(port, (remote[0], remote[1]), data, ip if ip != self._ips[0] else "")
+            for (ip, port), sock in self._ports.items()
             for data, remote in _waiting(sock)
         )
         return tuple(streams), self._unread
@@ -277,30 +293,31 @@ class Sockets:
         :raises GuestError: when something cannot be restored; nothing is left then.
         """
         half_closed = any(stream.tcp.state != "established" for stream in streams)
-        if any(datagram.port not in self._ports for datagram in datagrams) or len(streams) > MAX_CONNECTIONS:
+        places = [(datagram.ip or self._ips[0], datagram.port) for datagram in datagrams]
+        if any(place not in self._ports for place in places) or len(streams) > MAX_CONNECTIONS:
             raise GuestError("device state: a datagram for no port, or too many connections")
         with contextlib.ExitStack() as stack:
             stack.callback(self._drop_connections)
-            raw = None
-            if half_closed:
+            raws: dict[int, socket.socket] = {}
+            for family in {family_of(stream.tcp.local[0]) for stream in streams} if half_closed else ():
                 kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-                raw = stack.enter_context(socket.socket(socket.AF_INET, kind, socket.IPPROTO_RAW))
-            with remembered(stream.tcp for stream in streams):
+                raws[family] = stack.enter_context(socket.socket(family, kind, socket.IPPROTO_RAW))
+            with remembered((stream.tcp for stream in streams), self._card_of):
                 for stream in streams:
-                    self._restore_one(stream, raw)
+                    self._restore_one(stream, raws.get(family_of(stream.tcp.local[0])))
             self._unread = tuple(datagrams)
             self._answered = counters.get("datagrams", 0)
             for name, traffic in self._traffic.items():
                 for key in ("connections", "received_bytes", "sent_bytes"):
                     setattr(traffic, key, counters.get(f"{name}.{key}", 0))
             stack.pop_all()
-            if raw is not None:
+            for raw in raws.values():
                 raw.close()
 
     def _restore_one(self, stream: StreamState, raw: socket.socket | None) -> None:
         ip, port = stream.tcp.local
         own = stream.service == CLIENT
-        if ip != self._ip or not (own or STREAM_PORTS.get(port) == stream.service):
+        if ip not in self._ips or not (own or STREAM_PORTS.get(port) == stream.service):
             raise GuestError(f"device state: no {stream.service[:32]!r} service at {ip}:{port}")
         service: StreamService
         if own:
@@ -340,5 +357,6 @@ def _waiting(sock: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
     found: list[tuple[bytes, tuple[str, int]]] = []
     with contextlib.suppress(BlockingIOError):
         while True:
-            found.append(sock.recvfrom(_DATAGRAM_BYTES))
+            data, remote = sock.recvfrom(_DATAGRAM_BYTES)
+            found.append((data, (remote[0], remote[1])))
     return found

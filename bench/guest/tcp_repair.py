@@ -8,7 +8,7 @@ What is not carried: the round-trip estimate (:mod:`bench.guest.path_memory` kee
 out-of-order queue (the peer sends that again). A connection in SYN_RECV or TIME_WAIT cannot move.
 
 Sources: tcp(7), linux/tcp.h, linux/sockios.h; CRIU's ``soccr`` library for the order of the calls. Needs CAP_NET_ADMIN,
-and CAP_NET_RAW for half-closed connections; Linux 5.14 (SO_BUF_LOCK). IPv4.
+and CAP_NET_RAW for half-closed connections; Linux 5.14 (SO_BUF_LOCK). IPv4 and IPv6.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import struct
 
 from bench.errors import GuestError
-from bench.guest.device_state import OWN_FIN_STATES, PEER_FIN_STATES, U32, TcpState
+from bench.guest.device_state import OWN_FIN_STATES, PEER_FIN_STATES, U32, TcpState, family_of
 
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
 _TCP_REPAIR_OPTIONS, _TCP_TIMESTAMP, _TCP_REPAIR_WINDOW = 22, 24, 29
@@ -151,11 +151,13 @@ def undo(sock: socket.socket, state: TcpState) -> None:
 def restore(state: TcpState, raw: socket.socket | None) -> socket.socket:
     """The connection as a socket in repair mode, non-blocking; its network must be cut.
 
-    :param raw: an IPPROTO_RAW socket in the same network namespace (``lo`` up): a half-closed connection gets its way
-        into its state by segments as if from the peer, because repair mode knows no other. None when there is none.
+    :param raw: an IPPROTO_RAW socket of the connection's family in the same network namespace (``lo`` up): a
+        half-closed connection gets its way into its state by segments as if from the peer, because repair mode knows no
+        other. None when there is none.
     :raises GuestError: when the kernel refuses.
     """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    family = family_of(state.local[0])
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         _put_back(sock, state)
         if state.state != "established":
@@ -228,7 +230,9 @@ def _put_back(sock: socket.socket, state: TcpState) -> None:
         _set(sock, _TCP_TIMESTAMP, state.timestamp)
     # The kernel took the segment size of a peer that said nothing, 536, at connect; setting IP options, here none,
     # makes it think again (do_ip_setsockopt). In segments so small a full send queue takes seconds to be sent again.
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
+    # Of an IPv6 peer it takes 1220 (tcp_v6_connect), which does.
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
 
     _push(sock, _RECEIVE_QUEUE, state.receive_queue)
     # Only what was sent: it waits for its acknowledgement. Unsent bytes put here would count as sent and never leave.
@@ -294,14 +298,17 @@ def _send_fin(sock: socket.socket) -> None:
 
 def _segment_from_peer(state: TcpState, sequence: int, acknowledged: int, flags: int, raw: socket.socket) -> None:
     """A segment without data as if from the peer; it goes through ``lo``, so it is there when this returns."""
-    source, destination = socket.inet_aton(state.remote[0]), socket.inet_aton(state.local[0])
+    family = family_of(state.local[0])
+    source, destination = (socket.inet_pton(family, end[0]) for end in (state.remote, state.local))
     window = min(state.window[1] >> (state.window_scale[0] if state.window_scale else 0), 0xFFFF)
     numbers = (state.remote[1], state.local[1], sequence & U32, acknowledged & U32, 5 << 4, flags, window)
     header = struct.pack("!HHIIBBHHH", *numbers, 0, 0)
     pseudo = source + destination + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(header))
     header = struct.pack("!HHIIBBHHH", *numbers, _checksum(pseudo + header), 0)
-    # version and header length, length, TTL; the kernel fills in identification and checksum
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(header), 0, 0, 64, socket.IPPROTO_TCP, 0) + source + destination
+    if family == socket.AF_INET6:  # version, length, next header, hop limit (RFC 8200; the sum is that of RFC 793's)
+        ip = struct.pack("!IHBB", 6 << 28, len(header), socket.IPPROTO_TCP, 64) + source + destination
+    else:  # version and header length, length, TTL; the kernel fills in identification and checksum
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(header), 0, 0, 64, socket.IPPROTO_TCP, 0) + source + destination
     raw.sendto(ip + header, (state.local[0], 0))
 
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -131,6 +132,31 @@ def switch_ipv6_off(netns_pid: int | None = None) -> None:
     A new namespace starts with the kernel's defaults, whatever its parent had: this has to be done in each.
     """
     set_sysctls({f"net.ipv6.conf.{scope}.disable_ipv6": 1 for scope in ("all", "default")}, netns_pid)
+
+
+_QUIET_IPV6: Final[Mapping[str, str | int]] = {
+    "net.ipv6.conf.{dev}.accept_ra": 0,
+    "net.ipv6.conf.{dev}.autoconf": 0,
+    "net.ipv6.conf.{dev}.router_solicitations": 0,
+    "net.ipv6.conf.{dev}.accept_dad": 0,
+    "net.ipv6.conf.{dev}.dad_transmits": 0,
+    "net.ipv6.conf.{dev}.mldv1_unsolicited_report_interval": 1,
+    "net.ipv6.conf.{dev}.mldv2_unsolicited_report_interval": 1,
+    "net.ipv6.conf.{dev}.addr_gen_mode": 1,
+    "net.ipv6.conf.lo.disable_ipv6": 0,
+    "net.ipv6.conf.{dev}.disable_ipv6": 0,
+}
+
+
+def switch_ipv6_on(interface: str, netns_pid: int | None = None) -> list[str]:
+    """IPv6 on one interface and ``lo``, but nothing that an interface says by itself.
+
+    No router solicitation, no detection of duplicates, no link-local address; and reports of multicast groups (RFC
+    3810) leave when a group is joined, not seconds later: to whoever listens, each of them is a sign of life.
+
+    :returns: what this kernel refuses.
+    """
+    return set_sysctls({name.replace("{dev}", interface): value for name, value in _QUIET_IPV6.items()}, netns_pid)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -21,8 +21,8 @@ from typing import Final, Literal
 
 from bench.clock import NS_PER_MS
 from bench.errors import MachineError
-from bench.link import ebpf
-from bench.link.ebpf import (
+from bench.host import ebpf
+from bench.host.ebpf import (
     ADD,
     AND,
     BYTE,

@@ -8,7 +8,8 @@ Runs in the runner (scapy is too heavy for an engine); engines and guests only c
   guest's, target hardware address zero. Mends ARP caches as well.
 - ``garp-reply``: the reply form: opcode 2, target hardware address broadcast.
 - ``na``: IPv6 unsolicited neighbour advertisement (RFC 4861 sections 4.4 and 7.2.6): to all nodes (ff02::1, Ethernet
-  33:33:00:00:00:01), hop limit 255, flags override only, with the target link-layer address option. 86 bytes.
+  33:33:00:00:00:01), hop limit 255, flags override only, with the target link-layer address option. 86 bytes. It
+  tells the guest's own IPv6 address where it has one.
 
 The first three are broadcast and padded to Ethernet's least length without FCS.
 
@@ -78,8 +79,12 @@ class Faults:
     reordered: bool = False
 
 
-class AnnounceFrame(TypedDict):
-    """One frame: its kind, and its bytes in hex."""
+class _ByCard(TypedDict, total=False):
+    card: int
+
+
+class AnnounceFrame(_ByCard):
+    """One frame: its kind, its bytes in hex, and by which of the guest's cards it leaves (by default the first)."""
 
     kind: str
     hex: str
@@ -101,9 +106,9 @@ def link_local_address(mac: str) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + interface))
 
 
-def _frame(kind: str, mac: str, address: str) -> bytes:
+def _frame(kind: str, mac: str, address: str, address6: str) -> bytes:
     if kind == "na":
-        own = link_local_address(mac)
+        own = address6 or link_local_address(mac)
         ether = Ether(dst=ALL_NODES_MAC, src=mac)
         packet = IPv6(src=own, dst=ALL_NODES, hlim=255) / ICMPv6ND_NA(R=0, S=0, O=1, tgt=own)
         return bytes(ether / packet / ICMPv6NDOptDstLLAddr(lladdr=mac))
@@ -121,14 +126,33 @@ def _frame(kind: str, mac: str, address: str) -> bytes:
     return bytes(ether / body).ljust(FRAME_BYTES, b"\0")
 
 
-def frames(kinds: Iterable[str], mac: str, address: str) -> list[AnnounceFrame]:
+def frames(kinds: Iterable[str], mac: str, address: str, *, address6: str = "", card: int = 0) -> list[AnnounceFrame]:
     """One frame for each of *kinds* (``rarp``, ``garp``, ``garp-reply``, ``na``), in that order.
 
     :param mac: the guest's, ``52:54:00:00:00:01``.
     :param address: the guest's IPv4 address without prefix length.
+    :param address6: its IPv6 address, which an advertisement tells; empty: the link-local one that follows from *mac*.
+    :param card: of the guest, from 0.
     :raises ValueError: for an unknown kind.
     """
-    return [{"kind": kind, "hex": _frame(kind, mac, address).hex()} for kind in kinds]
+    made: list[AnnounceFrame] = []
+    for kind in kinds:
+        frame = AnnounceFrame(kind=kind, hex=_frame(kind, mac, address, address6).hex())
+        if card:
+            frame["card"] = card
+        made.append(frame)
+    return made
+
+
+def for_cards(planned: Sequence[AnnounceSend], kinds: int, cards: int) -> list[AnnounceSend]:
+    """The same for each of the guest's *cards*; in the list of all frames there are *kinds* for each, card by card."""
+    return [
+        AnnounceSend(
+            at_ns=send["at_ns"], frame=number * kinds + send["frame"], sender=send["sender"], lost=send["lost"]
+        )
+        for send in planned
+        for number in range(cards)
+    ]
 
 
 def offsets_ns(schedule: str) -> list[int]:

@@ -117,7 +117,10 @@ class FrameWatcher:
         return [
             *("tcpdump", "-i", "any", "-y", "LINUX_SLL2", "--time-stamp-precision=nano", "-nn", "-Z", "root"),
             *("-s", str(SNAP_BYTES), "-B", str(RING_KIB), "-c", str(self._max_frames), "-w", str(self._path)),
-            *("arp", "or", "rarp", "or", "(", "icmp6", "and", "ip6[40]=136", ")", *hosts),
+            # A frame that leaves with its 802.1Q tag is one of 0x8100 to the kernel's filter, and what it holds to
+            # libpcap's own, which filters what came before the kernel's was in place.
+            *("arp", "or", "rarp", "or", "(", "icmp6", "and", "ip6[40]=136", ")", "or", "ether", "proto", "0x8100"),
+            *hosts,
         ]
 
     def start(self, deadline: Deadline | None = None) -> None:

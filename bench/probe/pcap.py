@@ -25,6 +25,7 @@ from bench.records import (
     DIRECTION_IN,
     DIRECTION_OUT,
     FRAME,
+    IPV6_KEY,
     KIND_ARP,
     KIND_IP,
     KIND_OTHER,
@@ -37,7 +38,7 @@ from bench.records import (
 )
 
 SNAP_BYTES: Final = 96
-"""What of each frame is needed: 20 (SLL2) + up to 56 for an IPv4 header with options and TCP's first 16, with room."""
+"""What of each frame is needed: 20 (SLL2) + up to 60 for IP and TCP's first 16, with room."""
 
 _FILE_HEADER: Final = struct.Struct("=IHHiIII")
 _MAGIC_NS: Final = 0xA1B23C4D
@@ -50,6 +51,7 @@ _ETHERTYPE_IP: Final = 0x0800
 _ETHERTYPE_ARP: Final = 0x0806
 _ETHERTYPE_RARP: Final = 0x8035
 _ETHERTYPE_IPV6: Final = 0x86DD
+_ETHERTYPE_8021Q: Final = 0x8100
 _ICMPV6: Final = 58
 _NEIGHBOUR_ADVERTISEMENT: Final = 136
 
@@ -61,7 +63,7 @@ def parse_frames(
 ) -> tuple[StructuredArray, _Ints]:
     """All whole frames of a capture file.
 
-    :param guest_addresses: IPv4 addresses of the guests, for ``dst_is_guest`` and ``is_announce``.
+    :param guest_addresses: IP addresses of the guests, for ``dst_is_guest`` and ``is_announce``.
     :param guest_macs: their MAC addresses, for ``is_announce``.
     :returns: records of :data:`bench.records.FRAME` in the file's order, whose ``t_ns`` is still CLOCK_REALTIME and
         whose ``interface`` is 0, and beside them the kernel's interface indexes. An incomplete last frame (tcpdump
@@ -138,6 +140,7 @@ def _decode(
     indexes = gather.u8(4, 4)
     frames["direction"] = np.where(gather.u8(10) == _PACKET_OUTGOING, DIRECTION_OUT, DIRECTION_IN)
     frames["src_mac"] = np.where(gather.u8(11) == 6, gather.u8(12, 6), 0)
+    ethertype = _untagged(gather, ethertype)
     kind = np.full(len(frames), KIND_OTHER, np.uint8)
     kind[ethertype == _ETHERTYPE_IP] = KIND_IP
     kind[ethertype == _ETHERTYPE_ARP] = KIND_ARP
@@ -145,8 +148,26 @@ def _decode(
     frames["kind"] = kind
     _decode_ip(gather, frames, kind == KIND_IP, addresses)
     _decode_arp(gather, frames, addresses, macs)
+    _decode_ipv6(gather, frames, ethertype == _ETHERTYPE_IPV6, addresses)
     _decode_advertisement(gather, frames, ethertype == _ETHERTYPE_IPV6, macs)
     return frames, indexes
+
+
+def _untagged(gather: _Gather, ethertype: _Ints) -> _Ints:
+    """The EtherTypes behind 802.1Q tags.
+
+    Linux 6.10 takes the tag off what it hands out; before, a frame that leaves with one is of type 0x8100, and its body
+    begins with the tag, or (from 6.0 on) behind it.
+    """
+    tagged = ethertype == _ETHERTYPE_8021Q
+    if not tagged.any():
+        return ethertype
+    inner = gather.u8(_SLL2_BYTES + 2, 2)
+    there = tagged & np.isin(inner, (_ETHERTYPE_IP, _ETHERTYPE_ARP, _ETHERTYPE_RARP, _ETHERTYPE_IPV6))
+    version = gather.u8(_SLL2_BYTES) >> 4
+    guessed = np.select([version == 4, version == 6], [_ETHERTYPE_IP, _ETHERTYPE_IPV6], _ETHERTYPE_ARP)
+    gather.body = gather.body + np.where(there, 4, 0)
+    return np.where(there, inner, np.where(tagged, guessed, ethertype))
 
 
 def _decode_ip(
@@ -178,6 +199,37 @@ def _decode_ip(
     tcp_header = (gather.u8(transport + 12) >> 4) * 4
     payload = total - header - np.where(is_tcp, tcp_header, 8)
     frames["payload"] = np.where(has_ports, np.maximum(payload, 0), 0)
+
+
+def _decode_ipv6(
+    gather: _Gather, frames: StructuredArray, is_ipv6: npt.NDArray[np.bool_], addresses: Sequence[int]
+) -> None:
+    """IPv6 without extension headers (RFC 8200), UDP, TCP. Neighbour discovery is not counted as IP, as ARP is not."""
+    at, transport = _SLL2_BYTES, _SLL2_BYTES + 40
+    protocol = gather.u8(at + 6)
+    is_data = is_ipv6 & (protocol != _ICMPV6)
+    frames["kind"][is_data] = KIND_IP
+    frames["protocol"][is_data] = protocol[is_data]
+    for name, offset in (("src_ip", 8), ("dst_ip", 24)):
+        words = [gather.u8(at + offset + 4 * number, 4) for number in range(4)]
+        key = (words[0] ^ words[1] ^ words[2] ^ words[3]) & 0x0FFFFFFF | IPV6_KEY
+        frames[name][is_ipv6] = key[is_ipv6]
+    frames["dst_is_guest"] |= is_ipv6 & _is_one_of(frames["dst_ip"].astype(np.int64), addresses)
+    is_tcp, is_udp = is_data & (protocol == PROTOCOL_TCP), is_data & (protocol == PROTOCOL_UDP)
+    has_ports = is_tcp | is_udp
+    length = gather.u8(at + 4, 2)
+    length = np.where(length == 0, gather.host(12) - transport, length)  # a super-frame beyond 64 KiB
+    header = np.where(is_tcp, (gather.u8(transport + 12) >> 4) * 4, 8)
+    for name, values, chosen in (
+        ("src_port", gather.u8(transport, 2), has_ports),
+        ("dst_port", gather.u8(transport + 2, 2), has_ports),
+        ("seq", gather.u8(transport + 4, 4), is_tcp),
+        ("seq", gather.u8(transport + 8, 4), is_udp),
+        ("ack", gather.u8(transport + 8, 4), is_tcp),
+        ("flags", gather.u8(transport + 13), is_tcp),
+        ("payload", np.maximum(length - header, 0), has_ports),
+    ):
+        frames[name][chosen] = values[chosen]
 
 
 def _decode_arp(gather: _Gather, frames: StructuredArray, addresses: Sequence[int], macs: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ _NEIGHBOUR: Final = struct.Struct("=BxxxiHBB")
 _NFGEN: Final = struct.Struct("=BBH")
 _NEWNEIGH, _DELNEIGH = 28, 29
 _AF_BRIDGE: Final = 7
+_IP_BYTES: Final = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN = 1, 2, 5
 _CTNETLINK: Final = 1
 _CTA_TUPLE_ORIG, _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 1, 2
@@ -125,14 +126,15 @@ def neighbours(data: bytes) -> list[Neighbour]:
         family, interface, state, _entry_flags, _type = _NEIGHBOUR.unpack_from(payload)
         values = _attributes(payload[_NEIGHBOUR.size :])
         mac, ip = values.get(_NDA_LLADDR, b""), values.get(_NDA_DST, b"")
-        if len(mac) != 6 and not (family == socket.AF_INET and len(ip) == 4):
+        known = family in _IP_BYTES and len(ip) == _IP_BYTES[family]
+        if len(mac) != 6 and not known:
             continue
         found.append(
             Neighbour(
                 bridge=family == _AF_BRIDGE,
                 interface=interface,
                 mac=mac.hex(":") if len(mac) == 6 else "",
-                ip=socket.inet_ntoa(ip) if family == socket.AF_INET and len(ip) == 4 else "",
+                ip=socket.inet_ntop(family, ip) if known else "",
                 state=NUD_NAMES.get(state & 0xFF, f"{state:#x}"),
                 vlan=int.from_bytes(values.get(_NDA_VLAN, b"\0\0"), "little"),
                 gone=kind == _DELNEIGH,

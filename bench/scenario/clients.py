@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench import units
+from bench.scenario.cards import MAX_MORE_CARDS
 from bench.scenario.values import FROM_LIST, BitRate, DurationNs, NodeName, Spec, parse_keepalive, quantity
 
 
@@ -65,7 +66,8 @@ class ClientSpec(Spec):
     that is silent until the run ends; see ``tcp.keepalive``), ``http`` (by Python's http.client) and ``redis`` (by
     redis-py), ``command`` (any program on the client host; its exit status and output are kept). A flow without an
     answer for ``timeout`` is dead; with ``retry`` its client connects anew.
-    ``guest``: by name; by default the first one.
+    ``guest``: by name; by default the first one. ``card``: the number of the guest's card that it talks to, from 0.
+    ``family``: over IPv4 or IPv6.
     """
 
     kind: Literal[
@@ -82,6 +84,8 @@ class ClientSpec(Spec):
     ]
     host: NodeName | None = None
     guest: NodeName | None = None
+    card: Annotated[int, Field(ge=0, le=MAX_MORE_CARDS)] = 0
+    family: Literal["ipv4", "ipv6"] = "ipv4"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | None = None
     direction: Literal["to-guest", "from-guest"] = "to-guest"
     interval: DurationNs = 1_000_000

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench import units
+from bench.scenario.cards import MAX_MORE_CARDS, CardSpec, Interface6, Vlan, further_mac
 from bench.scenario.disks import DiskSpec, DiskWorkloadSpec
 from bench.scenario.values import FROM_LIST, PAGE_BYTES, ByteRate, Bytes, DurationNs, NodeName, Share, Spec, quantity
 
@@ -56,6 +57,9 @@ class GuestSpec(Spec):
     address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
     ``chatter``: how often it broadcasts something by itself; 0: it is silent, and only answers.
     ``gateway``: its default route.
+    ``vlan``: of its card's port at the hypervisors, whose own ports carry all VLANs; 0 for none. ``address6``: its IPv6
+    address with its prefix length; without it the guest has no IPv6. ``cards``: more network cards. VLANs, IPv6
+    addresses and cards of ``[guest]`` are not those of several ``[[guests]]``, which have their own.
 
     ``vcpu_cpu``: the share of a processor that each vCPU gets at most, by a control group of its own; 0 for no limit.
     ``vcpu_cores``: the processors of this machine that its vCPUs are pinned to, one after the other, round and round;
@@ -77,6 +81,9 @@ class GuestSpec(Spec):
     address: str = "10.0.1.1"
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")] = "52:54:00:00:00:01"
     gateway: str | None = None
+    vlan: Vlan = 0
+    address6: Interface6 | None = None
+    cards: Annotated[tuple[CardSpec, ...], FROM_LIST, Field(max_length=MAX_MORE_CARDS)] = ()
     chatter: DurationNs = 0
     workload: WorkloadSpec = WorkloadSpec()
     disks: Annotated[tuple[DiskSpec, ...], FROM_LIST, Field(max_length=8)] = ()
@@ -84,6 +91,18 @@ class GuestSpec(Spec):
     durable: bool = False
     log_size: Bytes = 8 << 20
     host: NodeName | None = None
+
+    @property
+    def all_cards(self) -> tuple[CardSpec, ...]:
+        """The first one, which the guest's own keys describe and whose prefix length is the network's, and the others;
+        each with its MAC address.
+        """
+        first = CardSpec.model_construct(address=self.address, address6=self.address6, mac=self.mac, vlan=self.vlan)
+        more = (
+            card.model_copy(update={"mac": card.mac or further_mac(self.mac, number)})
+            for number, card in enumerate(self.cards, 1)
+        )
+        return (first, *more)
 
     @field_validator("chatter")
     @classmethod

@@ -11,6 +11,7 @@ from bench.scenario.guest import GuestSpec
 
 MAX_GUESTS: Final = 32
 _OWN: Final = ("name", "address", "mac")
+_NOT_INHERITED: Final = (*_OWN, "vlan", "address6", "cards")
 _MAX_NAME: Final = 8  # NodeName's
 _MAC_HOST_BITS: Final = 24  # the lower half; the upper half names who made the card
 
@@ -20,7 +21,7 @@ def inherit(default: Mapping[str, Any], guests: Sequence[Any]) -> list[Any]:
 
     The keys of ``workload`` are inherited one by one. What must differ between guests is not.
     """
-    kept = {key: value for key, value in default.items() if key not in _OWN}
+    kept = {key: value for key, value in default.items() if key not in _NOT_INHERITED}
     load = kept.get("workload")
     if isinstance(load, Mapping):
         kept["workload"] = {key: value for key, value in load.items() if key != "seed"}

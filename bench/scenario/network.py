@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from bench.scenario.cards import Interface4, Interface6, Vlan
 from bench.scenario.values import FROM_LIST, Bandwidth, Bytes, DurationNs, Mtu, NodeName, Share, Spec
 
 
@@ -21,6 +22,8 @@ class NetworkSpec(Spec):
     what the topology says, which is one converged card in most of them. ``firewall``: the routers of the
     topology are stateful firewalls. ``sysctls``: kernel parameters of every host that is no hypervisor,
     ``guest_sysctls``: of the guest; ``{dev}`` in a name stands for its interface.
+    ``vlans``: the access VLAN of a host's port, of hosts that are no hypervisors; ``addresses``: a host's IPv4 address
+    with its prefix length in place of the topology's; ``addresses6``: its IPv6 address, without which it has no IPv6.
     """
 
     topology: str = "single"
@@ -34,6 +37,9 @@ class NetworkSpec(Spec):
     firewall: bool = False
     sysctls: dict[str, str | int] = Field(default_factory=dict)
     guest_sysctls: dict[str, str | int] = Field(default_factory=dict)
+    vlans: dict[NodeName, Vlan] = Field(default_factory=dict)
+    addresses: dict[NodeName, Interface4] = Field(default_factory=dict)
+    addresses6: dict[NodeName, Interface6] = Field(default_factory=dict)
 
 
 class LinkDirectionSpec(Spec):
@@ -154,6 +160,11 @@ class ControllerSpec(Spec):
         if self.hold < 10**9:
             raise ValueError("a hold of at least '1s'")
         return self
+
+    @property
+    def keeps_vlans(self) -> bool:
+        """Whether the switches' own port VLANs count: where Open vSwitch forwards by itself (NORMAL)."""
+        return self.app in ("standalone", "forwarding")
 
     @property
     def is_process(self) -> bool:

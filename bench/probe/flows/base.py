@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,11 @@ class Flow(ABC):
         self.retransmits: int | None = None
         self.local_port: int | None = None
         self._on_event = on_event
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """AF_INET or AF_INET6, by how the guest's address is written."""
+        return socket.AF_INET6 if ":" in self.guest_address else socket.AF_INET
 
     @abstractmethod
     def start(self) -> None:

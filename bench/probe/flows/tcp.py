@@ -53,7 +53,7 @@ class TcpFlow(Flow):
 
     def start(self) -> None:
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             self.sock = sock
             self.spec.tcp.apply(sock)
             self._waiting_since_ns = now_ns()

@@ -112,7 +112,7 @@ class _Connection:
 
     def begin(self) -> None:
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(self._flow.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             self._sock = sock
             self._flow.spec.tcp.apply(sock)
             error = sock.connect_ex((self._flow.guest_address, PORT))

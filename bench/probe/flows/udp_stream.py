@@ -35,7 +35,7 @@ class UdpStreamFlow(Flow):
 
     def start(self) -> None:
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             self._sock = sock
             sock.connect((self.guest_address, datagram.PORT))
             self.local_port = sock.getsockname()[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgReader
@@ -93,12 +94,39 @@ def test_ip_options_fragments_and_other_protocols() -> None:
         record(0x0800, ip(with_options)),
         record(0x0800, ip(fragment)),
         record(0x0800, ip(IP(src=CLIENT, dst=GUEST) / ICMP())),
-        record(0x86DD, b"\x60" + bytes(60)),
+        record(0x86DD, b"\x60" + bytes(5) + b"\x3a" + bytes(54)),  # ICMPv6: neighbour discovery, as ARP
     )
     assert (frames[0]["dst_port"], frames[0]["seq"], frames[0]["payload"]) == (10, 11, 3)
     assert (frames[1]["src_port"], frames[1]["seq"], frames[1]["payload"]) == (0, 0, 0)
     assert (frames[2]["protocol"], frames[2]["src_port"]) == (1, 0)
     assert frames["kind"].tolist() == [KIND_IP, KIND_IP, KIND_IP, KIND_OTHER]
+
+
+def test_tags_that_were_not_taken_off_are_looked_through() -> None:
+    packet = ip(IP(src=CLIENT, dst=GUEST) / UDP(sport=5, dport=7) / Raw(b"z" * 40))
+    frames, _ = parse(record(0x8100, b"\x00\x0a\x08\x00" + packet), record(0x8100, packet))
+    assert frames["kind"].tolist() == [KIND_IP, KIND_IP]
+    assert frames["dst_port"].tolist() == [7, 7]
+    assert frames["dst_is_guest"].tolist() == [True, True]
+
+
+def test_ipv6_is_ip_by_keys_of_its_addresses() -> None:
+    there, back = IPv6(src="fd00::2", dst="fd00::1"), IPv6(src="fd00::1", dst="fd00::2")
+    data = (
+        record(0x86DD, bytes(there / UDP(sport=5, dport=7) / Raw(bytes([1, 2, 3, 4]) + bytes(60)))),
+        record(0x86DD, bytes(back / TCP(sport=80, dport=9, seq=11, ack=12, flags="PA") / Raw(b"z" * 100))),
+        record(0x86DD, bytes(there / ICMPv6ND_NA(tgt="fd00::2"))),
+    )
+    frames, _ = parse_frames(HEADER + b"".join(data), [GUEST, "fd00::1"], [MAC])
+    guest, client = ip_to_int("fd00::1"), ip_to_int("fd00::2")
+    assert guest != client
+    assert guest >> 28 == client >> 28 == 15  # no address that IPv4 has
+    assert frames["kind"].tolist() == [KIND_IP, KIND_IP, KIND_OTHER]
+    assert frames["dst_is_guest"].tolist() == [True, False, True]
+    assert frames["src_ip"].tolist() == [client, guest, client]
+    assert frames["dst_port"].tolist() == [7, 9, 0]
+    assert frames["payload"].tolist() == [64, 100, 0]
+    assert (frames[0]["seq"], frames[1]["seq"], frames[1]["ack"]) == (0x01020304, 11, 12)
 
 
 def test_announcements() -> None:

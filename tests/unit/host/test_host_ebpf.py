@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.link import ebpf
+from bench.host import ebpf
+from bench.host.ebpf import JNE, R0, R1, R10, WORD, Assembler
 from bench.link.blackout import program
-from bench.link.ebpf import JNE, R0, R1, R10, WORD, Assembler
 
 
 def test_instructions_are_encoded_as_the_kernel_reads_them():
