@@ -94,6 +94,7 @@ def _more(count: int) -> Markup | None:
 
 
 _RELEARNING: Final[Mapping[str, Callable[[SwitchRelearn, int | None], str]]] = {
+    "VLAN": lambda item, _zero: str(item.vlan or ""),
     "hops away": lambda item, _zero: "" if item.distance is None else str(item.distance),
     "controller saw": lambda item, zero: after(item.controller_ns, zero),
     "flows confirmed": lambda item, zero: after(item.confirmed_ns, zero),
@@ -112,7 +113,12 @@ _RELEARNING: Final[Mapping[str, Callable[[SwitchRelearn, int | None], str]]] = {
 
 def relearning(migration: MigrationResult) -> Markup:
     """Of every switch, relative to the resume; columns that say nothing of any switch are left out."""
-    switches = sorted(migration.relearn.switches, key=lambda item: (item.distance is None, item.distance or 0))
+    waves = [migration.relearn.switches, *(card.switches for card in migration.relearn.cards)]
+    switches = [
+        switch
+        for wave in waves
+        for switch in sorted(wave, key=lambda item: (item.distance is None, item.distance or 0))
+    ]
     columns = {name: [show(item, migration.resume_ns) for item in switches] for name, show in _RELEARNING.items()}
     columns = {name: cells for name, cells in columns.items() if any(cell not in ("", NOT_SEEN) for cell in cells)}
     rows = [[item.name, *(cells[at] for cells in columns.values())] for at, item in enumerate(switches)]
