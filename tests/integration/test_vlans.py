@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from bench_runs import Bench, events_of, require_moved, settings, started
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import PcapNgReader
+
+from bench.migration.announce import ETHERTYPE_RARP
 
 pytestmark = pytest.mark.root
 
@@ -48,8 +50,9 @@ def announced(run: Bench) -> set[tuple[str, int]]:
     """(source MAC, VLAN) of the RARPs that left the destination's uplink; VLAN 0: without a tag."""
     found = set()
     for frame in PcapNgReader(str(run.output / "captures" / "g1@h2.pcapng")):
-        if frame.haslayer(ARP) and frame[ARP].op == 3:
-            found.add((frame[Ether].src, frame[Dot1Q].vlan if frame.haslayer(Dot1Q) else 0))
+        tag = frame.getlayer(Dot1Q)
+        if (tag or frame).type == ETHERTYPE_RARP:
+            found.add((frame[Ether].src, tag.vlan if tag else 0))
     return found
 
 
