@@ -13,6 +13,7 @@ from bench.host.ovs import OpenVSwitch
 from bench.host.spanning_tree import bridge_states, ovs_states, wait_settled
 from bench.plan import Plan
 from bench.scenario import Scenario
+from bench.scenario.network import CONTROL_PLANES
 
 CONTROLLER_PORT: Final = 6653
 CONNECT_NS: Final = 30 * NS_PER_S
@@ -149,7 +150,8 @@ class ControlPlane:
         socket = str(self.ovs.control_path())
         flows = [{"switch": name, "env": self.ovs.env, "ports": numbers[name]} for name in ports]
         fdb = [{"switch": name, "socket": socket, "ports": numbers[name]} for name in ports]
-        if self._spec.app == "external":  # its flows may say where a frame goes, or leave that to the FDB (NORMAL)
+        if self._spec.app not in CONTROL_PLANES or self._spec.app == "external":
+            # Somebody else's flows may say where a frame goes, or leave that to the FDB (NORMAL).
             return {"flows": flows, "fdb": fdb}
         return {"flows": flows} if self._spec.is_process else {"fdb": fdb}
 
