@@ -49,6 +49,7 @@ from bench.watch import Watch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3 imports distutils
     from mininet.cli import CLI
+    from mininet.log import setLogLevel
 
 COMMAND_NS: Final = 10 * NS_PER_S
 _MIGRATION_KEYS: Final = ("mode", "downtime_limit", "max_bandwidth", "compression", "auto_converge", "verify")
@@ -299,6 +300,7 @@ def run_shell(
         testbed.raise_network()
         Surroundings(scenario, plan, directory, record_cgroup).prepare(testbed)
         testbed.boot_guests()
+        setLogLevel("output")  # what Mininet's own commands say, which a run keeps quiet
         console.print("`help` lists the commands, `help migrate` says how one is used, `exit` takes everything down")
         BenchCLI(Shell(testbed, raw, where, console, record_cgroup))
     return 0
