@@ -158,6 +158,7 @@ class Guests:
             "huge_pages": guest.huge_pages,
             "vcpu_limits": {"share_ppm": round(guest.vcpu_cpu * 10**6) or FULL_PPM, "cores": list(guest.vcpu_cores)},
             "vcpu_group": self.vcpu_group(host),
+            "keep_unread": guest.keep_unread,
             "gateway": guest.gateway or self.plan.gateway,
             "sysctls": for_interface(self.scenario.network.guest_sysctls, "eth0"),
         }

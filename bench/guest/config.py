@@ -39,6 +39,7 @@ class GuestConfig:
     :param mtu: what it sends at most, and *accepts_mtu* what its card lets in.
     :param huge_pages: whether memory that is made here lies in huge pages.
     :param vcpu_limits: what each vCPU is held to, and *vcpu_group* the control group at this hypervisor for theirs.
+    :param keep_unread: datagrams that were not read at the pause move with the guest.
     :param disks: None for a guest without.
     :param cards: all network cards, the first with *mac* and *address*.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
@@ -61,6 +62,7 @@ class GuestConfig:
     lease_me: str
     populate: bool = True
     chatter_ns: int = 0
+    keep_unread: bool = True
     gateway: str = ""
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
     mtu: int = 1500
@@ -127,6 +129,7 @@ class GuestConfig:
             populate=bool(raw.get("populate", True)),
             gateway=str(ipaddress.IPv4Address(raw["gateway"])) if raw.get("gateway") else "",
             sysctls={str(name): value for name, value in dict(raw.get("sysctls") or {}).items()},
+            keep_unread=bool(raw.get("keep_unread", True)),
             chatter_ns=_integer({"chatter_ns": 0, **raw}, "chatter_ns", 0, 60 * 10**9),
             huge_pages=raw.get("huge_pages") is True,
             vcpu_limits=VcpuLimitsConfig.from_json(raw.get("vcpu_limits")),

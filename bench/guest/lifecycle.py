@@ -292,7 +292,7 @@ class ProcessGuest:
             registers=tuple(registers),
             neighbours=self._wired_port().neighbours(),
             streams=streams,
-            datagrams=datagrams,
+            datagrams=datagrams if config.keep_unread else (),
             counters=sockets.counters(),
             flows=sockets.outbound.dump(),
             disks=self._disks.export(),

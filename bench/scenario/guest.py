@@ -56,6 +56,9 @@ class GuestSpec(Spec):
     ``host``: the hypervisor that it boots on; by default ``migration.source``, else the first one. Name, address, MAC
     address and ``workload.seed`` of one of several guests are its own: counted up from those of ``[guest]``.
     ``chatter``: how often it broadcasts something by itself; 0: it is silent, and only answers.
+    ``keep_unread``: datagrams that had reached the guest and that it had not read when it was paused move with it, and
+    it answers them as soon as it resumes: a sign of life, by which switches learn where it is. Without, they are lost,
+    as where a network back end does not carry its receive queue.
     ``gateway``: its default route.
     ``vlan``: of its card's port at the hypervisors, whose own ports carry all VLANs; 0 for none. ``address6``: its IPv6
     address with its prefix length; without it the guest has no IPv6. ``cards``: more network cards. VLANs, IPv6
@@ -85,6 +88,7 @@ class GuestSpec(Spec):
     address6: Interface6 | None = None
     cards: Annotated[tuple[CardSpec, ...], FROM_LIST, Field(max_length=MAX_MORE_CARDS)] = ()
     chatter: DurationNs = 0
+    keep_unread: bool = True
     workload: WorkloadSpec = WorkloadSpec()
     disks: Annotated[tuple[DiskSpec, ...], FROM_LIST, Field(max_length=8)] = ()
     disk_workload: DiskWorkloadSpec | None = None

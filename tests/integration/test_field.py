@@ -62,16 +62,7 @@ def test_every_sick_scenario_has_a_cure_that_differs_in_little() -> None:
             assert all(getattr(cured, part) == getattr(sick, part) for part in same), name
 
 
-# Seen sick and seen well: now and then something of the guest's is heard at once, so that the switches learn all the
-# same (or, with rto-backoff, the lost segment is another). What it is has not been found.
-UNSTEADY = pytest.mark.xfail(reason="known defect: not sick every time, cause not found")
-CASES = [
-    pytest.param(name, marks=UNSTEADY) if name in ("unannounced", "lost-rarps", "rto-backoff") else name
-    for name in SICK
-]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", list(SICK))
 def test_it_is_sick_for_the_named_reason_and_cured(name: str, tmp_path: Path) -> None:
     if name == "rto-backoff" and not Path("/proc/sys/net/ipv4/tcp_rto_max_ms").exists():
         pytest.skip("this kernel has no tcp_rto_max_ms (Linux 6.15)")
