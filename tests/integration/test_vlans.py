@@ -49,10 +49,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
 def announced(run: Bench) -> set[tuple[str, int]]:
     """(source MAC, VLAN) of the RARPs that left the destination's uplink; VLAN 0: without a tag."""
     found = set()
-    for frame in PcapNgReader(str(run.output / "captures" / "g1@h2.pcapng")):
-        tag = frame.getlayer(Dot1Q)
-        if (tag or frame).type == ETHERTYPE_RARP:
-            found.add((frame[Ether].src, tag.vlan if tag else 0))
+    with PcapNgReader(str(run.output / "captures" / "g1@h2.pcapng")) as frames:
+        for frame in frames:
+            tag = frame.getlayer(Dot1Q)
+            if (tag or frame).type == ETHERTYPE_RARP:
+                found.add((frame[Ether].src, tag.vlan if tag else 0))
     return found
 
 
@@ -60,7 +61,7 @@ def announced(run: Bench) -> set[tuple[str, int]]:
 def test_both_cards_and_both_families_are_served_on(runs: dict[str, Bench], name: str) -> None:
     result = runs[name].result()
     require_moved(result)
-    flows = settings(*QUICK, 'announce.kinds=["na"]', 'controller.app="learning"')
+    flows = {flow.name: flow for flow in result.flows}
     assert set(flows) == {"udp-echo", "second-card", "ipv6", "ipv6-tcp"}
     for flow in flows.values():
         assert flow.alive, flow.error
