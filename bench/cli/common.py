@@ -67,3 +67,12 @@ def notices_raise() -> Iterator[None]:
     finally:
         for signum, handler in former.items():
             signal.signal(signum, handler)
+
+
+def control_plane(word: str | None) -> list[str]:
+    """What ``--controller`` sets: a word, the file of an app, or ``tcp:HOST:PORT``."""
+    if word is None:
+        return []
+    if word.startswith("tcp:"):
+        return ['controller.app="external"', f'controller.address="{word}"']
+    return [f'controller.app="{word}"']

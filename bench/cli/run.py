@@ -13,7 +13,16 @@ import typer
 from rich.console import Console
 
 from bench.cli.app import app
-from bench.cli.common import BAD_INPUT, REFERENCE, STOPPED, conclude, exit_code, find_scenario, notices_raise
+from bench.cli.common import (
+    BAD_INPUT,
+    REFERENCE,
+    STOPPED,
+    conclude,
+    control_plane,
+    exit_code,
+    find_scenario,
+    notices_raise,
+)
 from bench.cli.show import show_series
 from bench.errors import BenchError
 from bench.output import OutputDirectory
@@ -65,10 +74,7 @@ def run(
     overrides = list(settings or [])
     if topo is not None:
         overrides.append(f'network.topology="{topo}"' if '"' not in topo else f"network.topology={topo}")
-    if controller is not None and controller.startswith("tcp:"):
-        overrides += ['controller.app="external"', f'controller.address="{controller}"']
-    elif controller is not None:
-        overrides.append(f'controller.app="{controller}"')
+    overrides += control_plane(controller)
     if repeat is not None:
         overrides.append(f"run.repeat={repeat}")
     scenarios = [with_commands(one, clients or []) for one in load_scenarios(path, overrides)]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.app import app
-from bench.cli.common import find_scenario, notices_raise
+from bench.cli.common import control_plane, find_scenario, notices_raise
 from bench.scenario import parse_scenario, read_raw
 
 
@@ -18,6 +18,10 @@ def shell(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario.")
     ] = None,
     topo: Annotated[str | None, typer.Option(metavar="NAME|FILE.py:NAME[,ARGS]", help="The topology.")] = None,
+    controller: Annotated[
+        str | None,
+        typer.Option(metavar="WORD|FILE.py|tcp:HOST:PORT", help="The control plane; tcp: any OpenFlow controller."),
+    ] = None,
 ) -> None:
     """Raise a testbed and give it Mininet's command line, with migrate, announce, watch and link."""
     from bench.host.ledger import RunDirectory  # noqa: PLC0415 - what a run needs is loaded for a run only
@@ -28,6 +32,7 @@ def shell(
     require_root()
     path = find_scenario(scenario)
     overrides = [*(settings or []), *([f'network.topology="{topo}"'] if topo is not None else [])]
+    overrides += control_plane(controller)
     raw, where = read_raw(path, overrides)
     parsed = parse_scenario(raw, where)
     plan = make_plan(parsed, where)
