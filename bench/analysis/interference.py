@@ -56,22 +56,22 @@ def of_disks(
     events: Iterable[Event], guest: str, host: str, before: Stretch, copying: Stretch
 ) -> list[InterferenceResult]:
     """Of the disks of one guest, by its own account."""
-    found: dict[str, list[tuple[int, Any, int]]] = {}
+    found: dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]] = {}
     for event in events:
-        latencies = event.data.get("latencies_us")
-        if event.name != DISK_EVENT or not isinstance(latencies, list) or event.guest not in ("", guest):
+        told, begin_ns = event.data.get("latencies_us"), event.data.get("from_ns")
+        if event.name != DISK_EVENT or event.guest not in ("", guest):
             continue
-        moment = (int(event.data.get("from_ns", event.t_ns)) + event.t_ns) // 2
-        found.setdefault(str(event.data.get("disk")), []).append((moment, latencies, int(event.data.get("bytes", 0))))
+        if not isinstance(told, list) or not told or not isinstance(begin_ns, int):
+            continue
+        count = len(told)
+        at = np.linspace(begin_ns, event.t_ns, count).astype(np.int64)  # evenly, as they are told without their times
+        sizes = np.full(count, int(event.data.get("bytes", 0)) / count)
+        latencies = np.array(told, dtype=np.int64) * NS_PER_US
+        found.setdefault(str(event.data.get("disk")), []).append((at, latencies, sizes))
     results = []
-    for disk, stretches_of in sorted(found.items()):
-        at, us, sizes = [], [], []
-        for moment, latencies, size in stretches_of:
-            at += [moment] * len(latencies)
-            us += latencies
-            sizes += [size / max(1, len(latencies))] * len(latencies)
-        arrays = (np.array(at, dtype=np.int64), np.array(us, dtype=np.int64) * NS_PER_US, np.array(sizes))
-        result = _compared(f"{guest}/{disk}", "disk", host, arrays, before, copying)
+    for disk, parts in sorted(found.items()):
+        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        result = _compared(f"{guest}/{disk}", "disk", host, (joined[0], joined[1], joined[2]), before, copying)
         if result is not None:
             results.append(result)
     return results
