@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from bench.errors import BenchError, HostError, MachineError
 from bench.host.commands import Process, spawn
 from bench.host.limits import Limits
 from bench.link.impairment import Direction
+from bench.load_meter import Reading, measured, memory_rate, take_reading
 from bench.plan import Plan
 from bench.plan_network import card_speed, limited
 from bench.scenario import HostSpec, Scenario, ScriptSpec
@@ -51,6 +52,7 @@ class Surroundings:
         self._record = record_cgroup
         self._limits: dict[str, Limits] = {}
         self._load: dict[str, Process] = {}
+        self._readings: dict[str, Reading] = {}  # when guests began to move
         self._servers: list[Process] = []
         self._flows: list[tuple[Process, Path]] = []
         self._testbed: Testbed | None = None
@@ -78,13 +80,14 @@ class Surroundings:
         self.prepare(testbed)
         for name, hypervisor in testbed.hypervisors.items():
             spec = host_spec(self._scenario, name)
-            argv = stress_arguments(spec)
+            argv = stress_arguments(spec, self._metrics(name))
             if argv:
                 log = self._directory / "logs" / f"stress.{name}.log"
                 process = spawn(argv, netns_pid=hypervisor.pid, log=log, name=f"stress-ng on {name}")
                 self._load[name] = process
                 self.place(name, process.pid)
-                self._told.setdefault("load", {})[name] = spec.load.model_dump()
+                self._told.setdefault("load", {})[name] = {"asked": spec.load.model_dump()}
+                self._readings[name] = take_reading(process.pid)
         for guest in testbed.guests:  # those that booted before their hypervisor had limits
             if guest.process is not None and guest.host not in testbed.guests.limited:
                 self.place(guest.host, guest.process.pid)
@@ -163,6 +166,8 @@ class Surroundings:
 
     def begin_wave(self) -> None:
         """Guests begin to move: links are as the scenario says, and the script starts anew."""
+        for name, process in self._load.items():
+            self._readings[name] = take_reading(process.pid)
         if not self._scenario.script or self._testbed is None:
             return
         for name, asked in self._before.items():
@@ -205,10 +210,24 @@ class Surroundings:
         if self._flows:
             self._told["cross_traffic"] = self._flow_results()
             self._flows = []
+        levels = {name: measured(self._readings[name], take_reading(one.pid)) for name, one in self._load.items()}
         for process in [*self._load.values(), *self._servers]:
             process.stop(Deadline(STOP_NS))
+        for name, level in levels.items():
+            rate = memory_rate(self._metrics(name))
+            told = self._told["load"][name]
+            told["measured"] = {**level, **({} if rate is None else {"memory_bytes_per_s": rate})}
+            self._doubt(name, told["asked"]["cpu"], level)
         self._load, self._servers = {}, []
         return self._told
+
+    def _metrics(self, host: str) -> Path:
+        return self._directory / "logs" / f"stress.{host}.yaml"
+
+    def _doubt(self, host: str, asked: float, level: Mapping[str, Any]) -> None:
+        got = float(level.get("cpu_processors", 0.0))
+        if asked and abs(got - asked) > 0.25 * asked:
+            self.reasons.append(f"load on {host}: {got:g} processors' worth where {asked:g} were asked")
 
 
 @contextlib.contextmanager
@@ -234,8 +253,11 @@ def surrounded(
         yield testbed
 
 
-def stress_arguments(spec: HostSpec) -> list[str]:
-    """stress-ng's for a load; empty for none."""
+def stress_arguments(spec: HostSpec, metrics: Path | None = None) -> list[str]:
+    """stress-ng's for a load; empty for none.
+
+    :param metrics: where it is to write what it did.
+    """
     load = spec.load
     argv: list[str] = []
     if load.cpu:
@@ -246,6 +268,7 @@ def stress_arguments(spec: HostSpec) -> list[str]:
         argv += ["--stream", str(load.memory)]
     if load.io:
         argv += ["--hdd", str(load.io), "--hdd-bytes", "16M"]
+    argv += ["--metrics", "--yaml", str(metrics)] if argv and metrics is not None else []
     return ["stress-ng", *argv, "--timeout", str(STRESS_S), "--temp-path", "/tmp", "--quiet"] if argv else []  # noqa: S108
 
 

@@ -22,6 +22,7 @@ from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
 from bench.report.postcopy import print_post_copy
 from bench.report.prediction import print_prediction
+from bench.report.surroundings import print_surroundings
 from bench.report.text import (
     NOT_SEEN,
     PAGE_BYTES,
@@ -80,6 +81,7 @@ def render(result: RunResult, console: Console) -> None:
         print_fates(result.flows, console)
     if result.links:
         print_links(result.links, console)
+    print_surroundings(result.environment, console)
     print_environment(result.environment, console)
     if result.expectations:
         _print_expectations(result.expectations, console)
