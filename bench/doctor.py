@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench import hardware
 from bench.errors import BenchError, CommandError, MachineError
 from bench.host import machine, probes
 from bench.host.sandbox import call_in_sandbox, require_root
@@ -104,6 +105,32 @@ _TRIALS = (
         "bandwidth only with queues of some 90 packets and more",
         "load it with `modprobe sch_tbf`",
     ),
+    _Trial("jumbo frames", probes.jumbo_frames, "links and cards with an mtu of 1500", "use a kernel with veth"),
+    _Trial(
+        "huge pages for guests",
+        hardware.huge_pages,
+        "guest.huge_pages = false",
+        "use a kernel with transparent huge pages for shared memory; write advise to "
+        "/sys/kernel/mm/transparent_hugepage/shmem_enabled if it says deny",
+    ),
+    _Trial(
+        "limits of processors",
+        hardware.limits("cpu"),
+        "hypervisors and vCPUs without hosts.*.cpu and guest.vcpu_cpu",
+        "mount the control group controller cpu",
+    ),
+    _Trial(
+        "limits of memory",
+        hardware.limits("memory"),
+        "hypervisors without hosts.*.memory",
+        "mount the control group controller memory",
+    ),
+    _Trial(
+        "choice of processors",
+        hardware.limits("cpuset"),
+        "hypervisors without hosts.*.cores",
+        "mount the control group controller cpuset",
+    ),
     _Trial("tun/tap", probes.tap, "netem", f"load it with `modprobe tun`; {_PRIVILEGED}"),
     _Trial("bridge port state", probes.bridge_port_state, "", "load it with `modprobe bridge`"),
     _Trial("memfd", probes.shared_memory, "", "use Linux 3.17 or later"),
@@ -114,6 +141,12 @@ _TRIALS = (
     _Trial("Ryu", probes.controller("ryu"), 'controller.framework = "os-ken"', _SETUP),
     _Trial("os-ken", probes.controller("os-ken"), 'controller.framework = "ryu"', _SETUP),
     _Trial("iperf3", probes.program("iperf3", "--version"), "benchmarks go without it", f"install iperf3; {_SETUP}"),
+    _Trial(
+        "stress-ng",
+        probes.program("stress-ng", "--version"),
+        "hosts without load",
+        f"install the package stress-ng; {_SETUP}",
+    ),
     _Trial(
         "redis-cli",
         probes.program("redis-cli", "--version"),

@@ -151,6 +151,16 @@ def queueing(*discipline: str) -> Probe:
     return probe
 
 
+def jumbo_frames(_directory: Path) -> str:
+    """A veth pair that carries packets of 9000 bytes."""
+    _run("ip", "link", "add", "probe-j", "mtu", "9000", "type", "veth", "peer", "name", "probe-k", "mtu", "9000")
+    shown = json.loads(_run("ip", "-j", "link", "show", "dev", "probe-j"))[0].get("mtu")
+    _run("ip", "link", "del", "probe-j")
+    if shown != 9000:
+        raise MachineError(f"an interface that was given an MTU of 9000 has {shown}")
+    return "interfaces take an MTU of 9000"
+
+
 def tap(_directory: Path) -> str:
     """A tap device with virtio-net headers and segmentation offload."""
     fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
