@@ -63,13 +63,15 @@ def _collect(
     records = load_records(item.records) if item.records.exists() else None
     samples = _samples(item.records)
     if spec.direction == "from-guest" and notes is not None:
-        records = records_of(notes, item.name)
-        samples = _guest_samples(events, item.name)
+        # A guest of a testbed that stands may have had a flow of this name before.
+        records = records_of(notes[notes["sent_ns"] >= int(report.get("started_ns", 0))], item.name)
+        samples = _guest_samples(events, item.name, int(report.get("started_ns", 0)))
         item.records.parent.mkdir(parents=True, exist_ok=True)
         if samples is not None:
             np.save(item.records.with_name(item.name + SAMPLES_SUFFIX), samples, allow_pickle=False)
     elif spec.kind == "udp-stream" and records is not None and notes is not None:
-        records = arrived(records, records_of(notes, item.name))
+        first_ns = int(records["sent_ns"][0]) if len(records) else 0
+        records = arrived(records, records_of(notes[notes["sent_ns"] >= first_ns], item.name))
     if spec.kind == "udp-stream" and records is not None:
         report = judged(report, records)
     if records is not None and (spec.direction == "from-guest" or spec.kind == "udp-stream"):
@@ -99,12 +101,13 @@ def judged(report: Mapping[str, Any], records: StructuredArray) -> Mapping[str, 
     return {**report, "alive": False, "error": "nothing arrives"} if dead else report
 
 
-def _guest_samples(events: Path, name: str) -> StructuredArray | None:
+def _guest_samples(events: Path, name: str, since_ns: int) -> StructuredArray | None:
     """Those of all processes that the guest was in, by time."""
     paths = sorted(events.glob(f"*{SUFFIX}.{name}{SAMPLES_SUFFIX}"))
     if not paths:
         return None
     samples = np.concatenate([load_records(path, TCP_SAMPLE) for path in paths])
+    samples = samples[samples["t_ns"] >= since_ns]
     ordered: StructuredArray = samples[np.argsort(samples["t_ns"], kind="stable")]
     return ordered
 

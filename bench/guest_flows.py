@@ -37,12 +37,14 @@ class GuestFlows:
         self._testbed = testbed
         self._servers = Servers(directory / "events", directory / "logs")
         self._asked_ns = 0
+        self._started_ns = 0
         every = [(host, flow) for host, flows in plan.flows.items() for flow in flows]
         self._own = [(host, flow) for host, flow in every if flow.direction == "from-guest"]
         self._sinks = any(flow.kind == "udp-stream" for _host, flow in every)
 
     def start(self) -> None:
         """The servers, then the flows. :raises BenchError: one cannot be started."""
+        self._started_ns = now_ns()
         for host in dict.fromkeys(host for host, _flow in self._own):
             self._servers.start(host, self._testbed.net[host].pid, self._plan.addresses[host])
         for guest in self._guests():
@@ -106,7 +108,9 @@ class GuestFlows:
 
     def _report(self, host: str, flow: ClientSpec, report: dict[str, Any]) -> FlowReport:
         name = str(flow.name)
-        return FlowReport(host, name, flow.kind, report, self._requests / host / f"{name}.npy")
+        return FlowReport(
+            host, name, flow.kind, {**report, "started_ns": self._started_ns}, self._requests / host / f"{name}.npy"
+        )
 
     def close(self) -> None:
         """End the servers."""

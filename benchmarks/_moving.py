@@ -33,9 +33,10 @@ RANDOM = {"zero": 0.0, "text": 0.0, "random": 1.0}
 IDLE = {"pattern": "idle"}
 
 
-def report(name: str, value: float, unit: str, reference: float, goal: str | None = None) -> None:
+def report(name: str, value: float, unit: str, reference: float | None, goal: str | None = None) -> None:
     """One JSON line; see run.py."""
-    row = {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": value / reference, "goal": goal}
+    ratio = None if reference is None else value / reference
+    row = {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio, "goal": goal}
     print(json.dumps(row), flush=True)
 
 

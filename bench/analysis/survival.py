@@ -219,12 +219,13 @@ def _survivable(seen: CellSeen, sender: Sender | None) -> int | None:
     return tcp_timers.longest_survivable_ns(sender, variant.kernel.retries2, variant.user_timeout_ns)
 
 
-def _close(measured_ns: int, theory_ns: int) -> bool:
+def close(measured_ns: int, theory_ns: int) -> bool:
+    """Within the tolerance."""
     return abs(measured_ns - theory_ns) <= max(TOLERANCE_NS, TOLERANCE_SHARE * theory_ns)
 
 
 def _agree(fate: Fate, stall_ns: int, theory: Theory) -> bool:
-    return fate == theory.fate and _close(stall_ns, theory.stall_ns)
+    return fate == theory.fate and close(stall_ns, theory.stall_ns)
 
 
 def _reason(seen: CellSeen, theory: Theory | None, fate: Fate, stall_ns: int | None, agrees: bool | None) -> str:
@@ -236,6 +237,6 @@ def _reason(seen: CellSeen, theory: Theory | None, fate: Fate, stall_ns: int | N
             acks = seen.dropped_ns[seen.variant.sends_first]
             return "the other end sent first" if acks and acks[-1] > seen.begin_ns + seen.outage_ns // 2 else ""
         return ""
-    if theory.textbook_ns is not None and fate == "survived" and not _close(stall_ns, theory.textbook_ns):
+    if theory.textbook_ns is not None and fate == "survived" and not close(stall_ns, theory.textbook_ns):
         return "tail-loss probe" if seen.variant.kernel.probes else "the data was lost later than the outage began"
     return ""

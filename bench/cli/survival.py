@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,13 @@ from bench.output import OutputDirectory
 from bench.series import load_scenarios
 
 
+class By(str, Enum):
+    """How outages are made."""
+
+    BLACKOUT = "blackout"
+    MIGRATION = "migration"
+
+
 @app.command()
 def survival(
     scenario: Annotated[
@@ -25,6 +33,9 @@ def survival(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help='Override a key, such as survival.outages=["1s", "3s"].'),
     ] = None,
+    by: Annotated[
+        By, typer.Option("--by", help="Programmed blackouts, or real migrations whose stop is stretched.")
+    ] = By.BLACKOUT,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where the map goes; default runs/<time>.")
     ] = None,
@@ -37,6 +48,7 @@ def survival(
     from bench.report.survival import print_survival  # noqa: PLC0415
     from bench.survival.cells import cells  # noqa: PLC0415
     from bench.survival.lab import Lab  # noqa: PLC0415
+    from bench.survival.moves import MoveLab  # noqa: PLC0415
 
     require_root()
     path = find_scenario(scenario)
@@ -49,7 +61,12 @@ def survival(
     directory = OutputDirectory.choose(output, path)
 
     def inside() -> int:
-        lab = Lab(one, plan, run_directory.path, directory.path, progress.on_event)
+        places = run_directory.path, directory.path, progress.on_event
+        lab = (
+            Lab(one, plan, *places)
+            if by is By.BLACKOUT
+            else MoveLab(one, lambda scenario: make_plan(scenario, str(path)), *places)
+        )
         with progress:
             result = lab.run()
         print_survival(result, console)

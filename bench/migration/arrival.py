@@ -30,11 +30,12 @@ from bench.migration.door import Door, Entrant
 from bench.migration.engine import Reporter, RunnerGone, log, reason_of, want
 from bench.migration.levers import MAX_STREAMS
 from bench.migration.modes import MODES
+from bench.migration.order import MAX_HOLD_NS
 from bench.migration.pages import PageReceiver
 from bench.migration.place import Place
 from bench.migration.postcopy_arrival import JOIN_NS, PostCopyArrival
 from bench.migration.streams_arrival import Lanes
-from bench.migration.transport import Connection
+from bench.migration.transport import Connection, PeerLost
 from bench.migration.wire import Frame, Kind
 
 MAX_MEMORY_BYTES: Final = 1 << 40
@@ -275,6 +276,7 @@ class Arrival:
         generation = want(handover.fields, "generation", int, "HANDOVER")
         first = _at_once if self._postcopy is None else self._postcopy.beside
         first(lambda: storage.acquire(self.report, self._guest, handover.fields.get("storage")))
+        self._hold(handover.fields.get("hold_ns", 0))
         beside = _at_once if self._postcopy is None else self._postcopy.take_beside
         taken = beside(lambda: self._guest.take(self._announce, owner, generation))
         if not taken.taken:
@@ -295,6 +297,25 @@ class Arrival:
                 self._connection.send(wire.encode_json(Kind.DIGEST, {"digest": self._digest()}))
         except MigrationError as error:  # the guest runs here all the same; the source learns it from the lease
             self.reason = f"the source could not be told: {reason_of(error)}"
+
+    def _hold(self, hold_ns: object) -> None:
+        """The stop, stretched: everything is here, and the guest stands still for so much longer.
+
+        :raises MigrationError: the source went meanwhile, or did not wait.
+        """
+        if not isinstance(hold_ns, int) or not 0 <= hold_ns <= MAX_HOLD_NS:
+            raise WireError(f"HANDOVER: a hold of {str(hold_ns)[:32]} ns")
+        if not hold_ns:
+            return
+        self.report("held", for_ns=hold_ns)
+        deadline = Deadline(hold_ns)
+        try:
+            self._connection.wait(select.POLLIN, deadline, "the hold before the resume")
+        except PeerLost:
+            if deadline.expired:
+                return
+            raise
+        raise MigrationError("the source did not wait while the guest was held")
 
     # what post-copy uses
 

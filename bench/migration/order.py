@@ -16,6 +16,7 @@ from bench.migration.states import State
 from bench.migration.transport import LINK_TIMEOUT_NS
 
 POST_COPY_MODES: Final = ("postcopy", "hybrid")
+MAX_HOLD_NS: Final = 600 * NS_PER_S
 ANSWER_NS: Final = 30 * NS_PER_S  # a destination that is alive but says nothing: the guest stands still meanwhile
 
 
@@ -25,6 +26,7 @@ class Order:
 
     :param ticket: what a first frame must show to be let in at the destination.
     :param credentials: the source's half of what the carrier made.
+    :param hold_ns: how long the destination waits, with everything there, before it takes the guest over.
     """
 
     guest_socket: str
@@ -43,6 +45,7 @@ class Order:
     ticket: str = ""
     credentials: Credentials = field(default_factory=dict)
     destination_host: str = ""
+    hold_ns: int = 0
 
     @property
     def post_copy(self) -> str:
@@ -92,12 +95,13 @@ class Order:
             precopy_rounds=migration.get("precopy_rounds", 1),
             announce=want(args, "announce", dict, "migrate"),
             link_timeout_ns=migration.get("link_timeout_ns", LINK_TIMEOUT_NS),
-            answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS),
+            answer_timeout_ns=migration.get("answer_timeout_ns", ANSWER_NS) + migration.get("hold_ns", 0),
             levers=levers,
             security=str(migration.get("security", NONE)),
             ticket=str(args.get("ticket", "")),
             credentials=args.get("credentials", {}),
             destination_host=str(args.get("destination_host", "")),
+            hold_ns=migration.get("hold_ns", 0),
         )
 
 

@@ -192,7 +192,12 @@ class Session:
                 raise MigrationError("the destination's memory differs from the source's")
         disks = self._storage.hand_over()
         self._commands.handed_over = True
-        expect = {"owner": paused.owner, "generation": paused.generation, "storage": disks}
+        expect = {
+            "owner": paused.owner,
+            "generation": paused.generation,
+            "storage": disks,
+            "hold_ns": self.order.hold_ns,
+        }
         self.connection.send(wire.encode_json(Kind.HANDOVER, expect))
         self.report("handover_sent")
         answer = self.receive(Kind.TAKEN, Kind.REFUSED)

@@ -81,6 +81,7 @@ class EnginePlans:
                 "auto_converge": migration.auto_converge,
                 "dirty_limit_bytes_per_s": migration.dirty_limit,
                 "announce_delay_ns": migration.announce_delay,
+                "hold_ns": migration.hold,
                 "cgroup": self._throttle_cgroup(guest.host),
             },
             announce=guests.announcement(name, migration.announce_delay, faulty=True),

@@ -27,7 +27,7 @@ class Servers:
         self._logs = logs
         self._running: dict[str, tuple[Process, Channel]] = {}
 
-    def start(self, host: str, netns_pid: int, address: str) -> None:
+    def start(self, host: str, netns_pid: int | None, address: str) -> None:
         """Returns once it listens. :raises BenchError: with the end of its log when it does not."""
         name = f"server.{host}"
         process, channel = spawn_child(

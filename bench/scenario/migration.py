@@ -18,10 +18,12 @@ class MigrationSpec(Spec):
     ``zero_pages``: send zero pages as numbers. ``compression_level``: zstd 1 to 19, lz4 1 to 12;
     ``compression_threads``: of the zstd library beside the engine's own, 0 for none. ``delta_cache``: memory for copies
     of sent pages, so that later rounds send what changed in them; 0 for none. ``streams``: TCP connections that carry
-    the pages of rounds at once, as QEMU's multifd channels. ``auto_converge``: hold the vCPUs back
-    when the guest writes faster than the link carries; ``on_no_convergence = "throttle"`` does so only when rounds or
-    time are used up. ``dirty_limit``: of each vCPU, kept by holding it back; 0 for none. ``announce_delay``: how long
-    after the switchover the announcement begins. A lever that could do nothing in the mode is refused.
+    the pages of rounds at once, as QEMU's multifd channels. ``auto_converge``: hold the vCPUs back when the guest
+    writes faster than the link carries; ``on_no_convergence = "throttle"`` does so only when rounds or time are used
+    up. ``dirty_limit``: of each vCPU, kept by holding it back; 0 for none. ``announce_delay``: how long after the
+    switchover the announcement begins. ``hold``: how much longer the guest stands still at its destination, everything
+    there, before it resumes: a stretched stop, which clients see as an outage. A lever that could do nothing in the
+    mode is refused.
 
     ``security``: what the engines' connections go through. ``tls``: version 1.3, each side known to the other by a
     certificate made for the migration. ``ssh``: tunnelled by paramiko to a real sshd in the destination hypervisor,
@@ -50,6 +52,7 @@ class MigrationSpec(Spec):
     auto_converge: bool = False
     dirty_limit: ByteRate = 0
     announce_delay: DurationNs = 0
+    hold: DurationNs = 0
     verify: Literal["background", "pause", "off"] = "background"
     port: Annotated[int, Field(ge=1, le=65535)] = 49152
     source: NodeName | None = None
@@ -61,6 +64,8 @@ class MigrationSpec(Spec):
     @model_validator(mode="after")
     def _verifiable(self) -> MigrationSpec:
         post_copy = self.mode in ("postcopy", "hybrid") or self.on_no_convergence == "post-copy"
+        if self.hold and post_copy:
+            raise ValueError("hold '0s' with post-copy, which resumes the guest before everything is there")
         if self.verify == "pause" and post_copy:
             raise ValueError("verify 'background' or 'off' with post-copy, which sends memory after the pause")
         return self
@@ -77,6 +82,13 @@ class MigrationSpec(Spec):
     def _dirty_limit(cls, value: int) -> int:
         if value and value < 1 << 20:
             raise ValueError("'0', or at least '1MiB/s'")
+        return value
+
+    @field_validator("hold")
+    @classmethod
+    def _hold(cls, value: int) -> int:
+        if value > 600 * 10**9:
+            raise ValueError("a duration up to '600s'")
         return value
 
     @field_validator("announce_delay")
