@@ -18,6 +18,9 @@ from bench.flows.tcp_options import TcpOptions
 FILLER_BYTES: Final = 1 << 17
 GRACE_NS: Final = NS_PER_S
 """How long after its stop a flow waits for the answers that are still outstanding; then they are lost."""
+APPLICATION_TIMEOUT: Final = "application timeout"
+"""What a flow died of when its client gave up, not the kernel."""
+
 _NAME: Final = re.compile(r"^[A-Za-z0-9_.-]{1,32}$")
 
 
@@ -95,7 +98,11 @@ def filler(name: str) -> bytes:
 
 
 def error_name(error: Exception) -> str:
-    """``"ECONNRESET"`` for an OSError, the class's name for others."""
+    """``"ECONNRESET"`` for an OSError, :data:`APPLICATION_TIMEOUT` where a client or its library lost patience (the
+    kernel's own is ``"ETIMEDOUT"``), the class's name for others.
+    """
+    if type(error).__name__ == "TimeoutError" and getattr(error, "errno", None) is None:  # Python's, or a library's
+        return APPLICATION_TIMEOUT
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, os.strerror(error.errno))
     return type(error).__name__

@@ -16,6 +16,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
 from bench.flows.http import parse_head
 from bench.flows.pattern import MAX_SLICE_BYTES, matches, pattern_slice
+from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.guest.clients.stream import StreamFlow
 from bench.guest.services.base import integer, pack, unpack
 from bench.records import STATUS_CORRUPT, STATUS_PROGRESS
@@ -227,7 +228,7 @@ class UploadFlow(_Bulk):
             return
         self._unsent += b"0\r\n\r\n"
         self._ended = True
-        self.at(now_ns() + STOP_LIMIT_NS, lambda: self.fail("ETIMEDOUT"))
+        self.at(now_ns() + STOP_LIMIT_NS, lambda: self.fail(APPLICATION_TIMEOUT))
         self.poke()
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.clock import now_ns
-from bench.flows.spec import GRACE_NS, error_name, filler
+from bench.flows.spec import APPLICATION_TIMEOUT, GRACE_NS, error_name, filler
 from bench.guest.clients.base import CLIENT, Means, OutboundFlow
 from bench.guest.clients.dial import Dial
 from bench.guest.connection import Connection
@@ -76,7 +76,7 @@ class ConnectFlow(OutboundFlow):
     def look(self, now: int) -> None:
         for short in list(self._open.values()):
             if now - short.begun_ns > self.spec.timeout_ns:
-                short.die(TimeoutError(errno.ETIMEDOUT, "no answer in time"))
+                short.die(TimeoutError("no answer in time"))
 
     def over(self, connection: Connection) -> None:
         """Of the guest: *connection* is closed."""
@@ -98,7 +98,7 @@ class ConnectFlow(OutboundFlow):
             recent = max(1, 10**9 // self.spec.interval_ns)
             if self.count and self._last_good < self.count - recent:
                 self.alive = False
-                self.error = self.errors.most_common(1)[0][0] if self.errors else "ETIMEDOUT"
+                self.error = self.errors.most_common(1)[0][0] if self.errors else APPLICATION_TIMEOUT
         super().finish()
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.clock import now_ns
-from bench.flows.spec import GRACE_NS, filler
+from bench.flows.spec import APPLICATION_TIMEOUT, GRACE_NS, filler
 from bench.guest.clients.stream import StreamFlow
 from bench.guest.services.base import integer, pack, unpack
 from bench.records import STATUS_CORRUPT
@@ -135,4 +135,4 @@ class IdleFlow(RequestFlow):
 
     def _gave_no_answer(self) -> None:
         if not self.done:
-            self.fail("ETIMEDOUT")
+            self.fail(APPLICATION_TIMEOUT)

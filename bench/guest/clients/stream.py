@@ -7,7 +7,6 @@ so that the connection moves as every other one does.
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -152,7 +151,7 @@ class StreamFlow(OutboundFlow):
             with contextlib.suppress(OSError):
                 self.samples.look(connection.sock)
         if self._waiting_since_ns and not self.done and now - self._waiting_since_ns > self.spec.timeout_ns:
-            self._give_up(TimeoutError(errno.ETIMEDOUT, f"nothing for {self.spec.timeout_ns} ns"))
+            self._give_up(TimeoutError(f"nothing for {self.spec.timeout_ns} ns"))
 
     def _give_up(self, error: Exception) -> None:
         """The client's patience is over, not the kernel's."""

@@ -108,7 +108,7 @@ class TcpFlow(Flow):
 
     def check(self, now: int) -> None:
         if self._waiting_since_ns and not self.done and now - self._waiting_since_ns > self.spec.timeout_ns:
-            self.fail(TimeoutError(errno.ETIMEDOUT, f"nothing for {self.spec.timeout_ns} ns"))
+            self.fail(TimeoutError(f"nothing for {self.spec.timeout_ns} ns"))
 
     def ended(self) -> None:
         """The guest closed the connection: with a flow that was not done, that is the flow's death."""

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
-from bench.flows.spec import GRACE_NS, error_name, filler
+from bench.flows.spec import APPLICATION_TIMEOUT, GRACE_NS, error_name, filler
 from bench.probe.flows.base import Flow
 from bench.probe.loop import READABLE, WRITABLE, Periodic
 from bench.records import STATUS_CORRUPT
@@ -65,7 +65,7 @@ class TcpConnectFlow(Flow):
 
     def check(self, now: int) -> None:
         for number in [number for number in self._open if now - self.records.sent_ns(number) > self.spec.timeout_ns]:
-            self._open[number].die(TimeoutError(errno.ETIMEDOUT, "no answer in time"))
+            self._open[number].die(TimeoutError("no answer in time"))
 
     def stop(self) -> None:
         if self.stopping or self.done:
@@ -84,7 +84,7 @@ class TcpConnectFlow(Flow):
             recent = records[records["sent_ns"] >= (records["sent_ns"][-1] if len(records) else 0) - NS_PER_S]
             if len(recent) and not (recent["received_ns"] > 0).any():
                 self.alive = False
-                self.error = self.errors.most_common(1)[0][0] if self.errors else "ETIMEDOUT"
+                self.error = self.errors.most_common(1)[0][0] if self.errors else APPLICATION_TIMEOUT
         super().finish()
 
     def release(self) -> None:

@@ -7,7 +7,7 @@ works is only known then, or when a keepalive probe's end tells. See ``tcp.keepa
 from __future__ import annotations
 
 from bench.clock import now_ns
-from bench.flows.spec import GRACE_NS
+from bench.flows.spec import APPLICATION_TIMEOUT, GRACE_NS
 from bench.probe.flows.tcp_request import TcpRequestFlow
 
 
@@ -35,4 +35,4 @@ class TcpIdleFlow(TcpRequestFlow):
 
     def _gave_no_answer(self) -> None:
         if not self.done:
-            self.fail("ETIMEDOUT")
+            self.fail(APPLICATION_TIMEOUT)

@@ -18,6 +18,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
 from bench.flows.http import parse_head
 from bench.flows.pattern import pattern_slice
+from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.flows.tcp_info import tcp_info
 from bench.probe.flows.tcp import TcpFlow
 from bench.probe.loop import Periodic
@@ -137,7 +138,7 @@ class TcpUploadFlow(TcpFlow):
         self.writable()
 
     def _gave_no_reply(self) -> None:
-        self.fail("ETIMEDOUT")
+        self.fail(APPLICATION_TIMEOUT)
 
     def readable(self) -> None:
         if self.sock is None:
