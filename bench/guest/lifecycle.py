@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -37,38 +36,29 @@ from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
 from bench.guest.loop import Loop
+from bench.guest.namespace import own_network_namespace
 from bench.guest.port import GUEST_INTERFACE, mtu_of
 from bench.guest.services.base import Machine
 from bench.guest.services.redis import replay
 from bench.guest.sockets import Sockets
+from bench.guest.states import State
+from bench.guest.stats import guest_stats
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
 from bench.guest.vcpu_limits import VcpuLimits
 from bench.guest.watched_memory import WatchedMemory
 from bench.guest.workload import split
-from bench.host.kernel import CLONE_NEWNET, set_sysctls, unshare
+from bench.host.kernel import set_sysctls
 from bench.host.lease import Lease
+from bench.host.memfd import memfd_of
 from bench.memory.huge import mapped_bytes
 from bench.memory.image import GuestMemory
 
 _VCPU_START_NS = 60 * NS_PER_S
 _VCPU_NS = 2 * NS_PER_S
-_CHILD_TABLE, _CHILD_TABLE_ENTRIES = "net.ipv4.tcp_child_ehash_entries", 4096
 
 log = logging.getLogger("guest")
-
-
-class State(Enum):
-    """Where a guest is in its life."""
-
-    NEW = "new"
-    READY = "ready"
-    SKELETON = "skeleton"
-    LOADED = "loaded"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
 
 
 _WITH_MEMORY = tuple(state for state in State if state not in (State.NEW, State.STOPPED))
@@ -116,7 +106,7 @@ class ProcessGuest:
         if config.disks is not None:  # in this network namespace, which is the hypervisor's
             owner = config.name, config.host
             self._disks = GuestDisks(self._loop, owner, config.disks, self._died, self._record)
-        namespace = _own_network_namespace()
+        namespace = own_network_namespace()
         try:
             self._port.create(namespace, config.gateway, config.mtu, config.accepts_mtu)
             refused = set_sysctls(config.sysctls)
@@ -243,7 +233,7 @@ class ProcessGuest:
             self._wired_port().cut()
             times["net_cut_ns"] = now_ns()
             state = self._dump(sockets, registers)
-            fd, size = _memfd("device-state", device_state.encode(state))
+            fd, size = memfd_of("device-state", device_state.encode(state))
             times["dumped_ns"] = now_ns()
         except (BenchError, OSError) as error:
             log.exception("pause failed; the guest runs on")
@@ -421,21 +411,8 @@ class ProcessGuest:
 
         :param quiet: end the disk workload, and wait until everything that was acknowledged is on its disk.
         """
-        deadline = Deadline(_VCPU_START_NS)
-        vcpus = [vcpu.stats(deadline) for vcpu in self._vcpus]
-        sockets = self._sockets
-        errors = sum(int(vcpu.check(deadline)["wrong"]) for vcpu in self._vcpus) if check else 0
-        return {
-            "state": self.state.value,
-            "pages_written": sum(int(vcpu["writes"]) for vcpu in vcpus),
-            "connections": 0 if sockets is None else len(sockets),
-            "embryonic": 0 if sockets is None else sockets.embryonic(),
-            "services": {} if sockets is None else sockets.counters(),
-            "vcpus": vcpus,
-            "self_check_errors": errors,
-            "disks": self._disks.stats(quiet=quiet),
-            "applied": self._applied(),
-        }
+        told = guest_stats(self.state, self._vcpus, self._sockets, self._disks, check=check, quiet=quiet)
+        return {**told, "applied": self._applied()}
 
     def _applied(self) -> dict[str, Any]:
         """What the kernel holds of what this guest was given, read back."""
@@ -543,29 +520,3 @@ class ProcessGuest:
     def _record(self, name: str, at_ns: int, **data: Any) -> None:
         if self._journal is not None:
             self._journal.note(name, at_ns, **data)
-
-
-def _own_network_namespace() -> int:
-    """Move this process to a new network namespace. :returns: its descriptor, which is the caller's."""
-    # The kernel reports connections by walking the hash table, and the machine's has half a million buckets: that takes
-    # 5 ms. From Linux 6.1 on a namespace may have a table of its own, of a size that its parent sets.
-    set_sysctls({_CHILD_TABLE: _CHILD_TABLE_ENTRIES})
-    try:
-        unshare(CLONE_NEWNET)
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise GuestError(f"no network namespace for the guest: {error.strerror}", "run as root") from error
-
-
-def _memfd(name: str, parts: list[bytes]) -> tuple[int, int]:
-    """:returns: a memfd with *parts* one after the other, at offset 0, and its size."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.writelines(parts)
-            size = file.tell()
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, size

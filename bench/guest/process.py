@@ -31,8 +31,9 @@ from bench.guest.announcer import Announcement
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import MAX_STATE_BYTES
 from bench.guest.disk_commands import disk_command
-from bench.guest.lifecycle import ProcessGuest, State
+from bench.guest.lifecycle import ProcessGuest
 from bench.guest.loop import Loop
+from bench.guest.states import State
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.timer import set_timer_slack_ns
 from bench.memory.image import GuestMemory
