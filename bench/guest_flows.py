@@ -22,6 +22,7 @@ from bench.testbed import Testbed
 from bench.timeline import Event
 
 STATUS_NS: Final = NS_PER_S // 5
+TUNE_NS: Final = 5 * NS_PER_S
 STOP_NS: Final = 12 * NS_PER_S  # an upload waits up to 10 s for its server's answer
 
 
@@ -40,6 +41,7 @@ class GuestFlows:
         self._started_ns = 0
         every = [(host, flow) for host, flows in plan.flows.items() for flow in flows]
         self._own = [(host, flow) for host, flow in every if flow.direction == "from-guest"]
+        self._tuned = [(host, flow) for host, flow in every if flow.tcp.guest_rto_min]
         self._sinks = any(flow.kind == "udp-stream" for _host, flow in every)
 
     def start(self) -> None:
@@ -57,6 +59,24 @@ class GuestFlows:
 
     def _of(self, guest: RunningGuest) -> list[tuple[str, ClientSpec]]:
         return [(host, flow) for host, flow in self._own if flow.guest == guest.name]
+
+    def connected(self, event: Event) -> None:
+        """A flow to a guest stands: its guest's end gets what the scenario wants of it.
+
+        :raises BenchError: the guest's kernel does not take it.
+        """
+        name, port = event.data.get("flow"), event.data.get("local_port")
+        for host, flow in self._tuned:
+            if flow.name == name and isinstance(port, int):
+                self._tune(flow, (self._plan.addresses[host], port))
+
+    def _tune(self, flow: ClientSpec, remote: tuple[str, int]) -> None:
+        control = self._testbed.guests[str(flow.guest)].control
+
+        def done() -> bool:  # the client knows of the connection before the guest has accepted it
+            return control.set_least_timeout(remote, flow.tcp.guest_rto_min // 1000)
+
+        wait_until(done, Deadline(TUNE_NS), f"the guest knows the connection of {flow.name}")
 
     def status(self) -> list[Event]:
         """An event for each flow, some times a second: not more often than that. Not while its guest moves."""

@@ -27,7 +27,7 @@ _DURATIONS = frozenset(
         *("timeout", "warmup", "settle", "pause_between", "announce_delay", "start"),
         *("guest_delay", "initial", "max", "step", "late", "wired_late", "chatter"),
         *("hold", "idle_timeout", "hard_timeout"),
-        *("user_timeout", "rto_min"),
+        *("user_timeout", "rto_min", "guest_rto_min"),
     )
 )
 _RATES = frozenset(("bandwidth", "max_bandwidth", "rate", "nic"))

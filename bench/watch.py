@@ -142,6 +142,8 @@ class Watch:
             self._last_reply_ns[name] = int(event.data.get("last_reply_ns") or 0)
             if event.data.get("alive") is False:
                 self._dead.add(name)
+        elif event.name == "flow_started" and self._guests_own is not None:
+            self._guests_own.connected(event)
         self._tell(event)
 
     def step(self, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.errors import ProbeError
 
-_TCP_RTO_MIN_US: Final = 45  # linux/tcp.h, from Linux 6.16 on
+TCP_RTO_MIN_US: Final = 45  # linux/tcp.h, from Linux 6.16 on
 _IPV4: Final = Path("/proc/sys/net/ipv4")
 _LIMITS: Final[Mapping[str, tuple[int, int]]] = {
     "user_timeout_ns": (0, 3600 * NS_PER_S),
@@ -77,7 +77,7 @@ class TcpOptions:
             wanted += [("keepalive", tcp, socket.TCP_KEEPIDLE, idle), ("keepalive", tcp, socket.TCP_KEEPCNT, count)]
             wanted.append(("keepalive", tcp, socket.TCP_KEEPINTVL, interval))
         if self.rto_min_ns:
-            wanted.append(("rto_min", tcp, _TCP_RTO_MIN_US, self.rto_min_ns // 1000))
+            wanted.append(("rto_min", tcp, TCP_RTO_MIN_US, self.rto_min_ns // 1000))
         if self.syn_retries:
             wanted.append(("syn_retries", tcp, socket.TCP_SYNCNT, self.syn_retries))
         wanted.append(("nagle", tcp, socket.TCP_NODELAY, int(not self.nagle)))

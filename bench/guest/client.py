@@ -187,6 +187,10 @@ class GuestControl:
         """
         return self._call("flows", {"do": what, **args}, deadline)
 
+    def set_least_timeout(self, remote: tuple[str, int], least_us: int, deadline: Deadline | None = None) -> bool:
+        """The least retransmission timeout of the guest's end of one connection. :returns: False: it has none such."""
+        return bool(self._call("least_timeout", {"remote": list(remote), "least_us": least_us}, deadline).get("found"))
+
     # pre-copy
 
     def memory(self, deadline: Deadline | None = None) -> GuestMemory:

@@ -115,6 +115,15 @@ class Connection:
             return f"{self.service.name}: {error}"
         return ""
 
+    @property
+    def remote(self) -> tuple[str, int]:
+        """The peer's address and port; ("", 0) for a connection that is over."""
+        try:
+            address = self.sock.getpeername()
+        except OSError:
+            return "", 0
+        return address[0], address[1]
+
     def unacknowledged_bytes(self) -> int:
         """Of what the service has said: what the peer has not acknowledged yet, sent or not."""
         return tcp_repair.queued_bytes(self.sock) + len(self._backlog)

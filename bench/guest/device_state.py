@@ -59,6 +59,7 @@ SOCKET_OPTIONS = (
     "buffer_lock",
     "send_buffer",
     "receive_buffer",
+    "rto_min_us",
 )
 """Names of the integer socket options that move; :mod:`bench.guest.tcp_repair` knows their numbers."""
 

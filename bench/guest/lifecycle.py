@@ -404,6 +404,10 @@ class ProcessGuest:
         """The flows of its own. :raises GuestError: when the guest does not run."""
         return self._running_sockets().outbound
 
+    def set_least_timeout(self, remote: tuple[str, int], least_us: int) -> bool:
+        """See :meth:`bench.guest.sockets.Sockets.set_least_timeout`."""
+        return self._running_sockets().set_least_timeout(remote, least_us)
+
     # the end
 
     def stats(self, check: bool, quiet: bool = False) -> dict[str, Any]:

@@ -268,6 +268,10 @@ class GuestProcess:
             outbound.stop()
         return outbound.report(), -1
 
+    def _do_least_timeout(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
+        address, port = args["remote"]
+        return {"found": self._guest.set_least_timeout((str(address), int(port)), int(args["least_us"]))}, -1
+
     def _do_quit(self, _channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         self._pauser = self._creator = None
         self._finish("quit")

@@ -15,6 +15,7 @@ from typing import Any
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import GuestError
 from bench.flows.notes import NoteFile
+from bench.flows.tcp_options import TCP_RTO_MIN_US
 from bench.guest import tcp_repair
 from bench.guest.clients.base import CLIENT
 from bench.guest.clients.outbound import Outbound
@@ -210,6 +211,18 @@ class Sockets:
         if answer is not None:
             with contextlib.suppress(OSError):  # no room or no route: UDP may lose
                 sock.sendto(answer, remote)
+
+    def set_least_timeout(self, remote: tuple[str, int], least_us: int) -> bool:
+        """Of the guest's end of the connection with *remote*; it moves with the connection.
+
+        :returns: False when there is no such connection.
+        :raises OSError: the kernel does not take it (Linux 6.16 does).
+        """
+        for connection in self._connections:
+            if connection.remote == remote:
+                connection.sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MIN_US, least_us)
+                return True
+        return False
 
     # the door
 

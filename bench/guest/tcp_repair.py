@@ -20,6 +20,7 @@ import socket
 import struct
 
 from bench.errors import GuestError
+from bench.flows.tcp_options import TCP_RTO_MIN_US
 from bench.guest.device_state import OWN_FIN_STATES, PEER_FIN_STATES, U32, TcpState, family_of
 
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
@@ -59,6 +60,7 @@ _LATE_OPTIONS = {
     "receive_buffer": (socket.SOL_SOCKET, socket.SO_RCVBUF),
 }
 _ALL_OPTIONS = {**_PLAIN_OPTIONS, **_LATE_OPTIONS}
+_RTO_MIN = "rto_min_us"  # TCP_RTO_MIN_US, from Linux 6.16 on; 0 where the kernel has none
 
 _ROOM_BYTES = 256 << 10  # over twice the queue while it is put back: the kernel counts its own overhead too
 _PUSH_BYTES = 64 << 10
@@ -69,6 +71,14 @@ _FIN_ACK, _ACK = 0x11, 0x10
 def tcp_state(sock: socket.socket) -> str:
     """The kernel's state of a connection; "" for those that cannot move (closed above all)."""
     return _STATES.get(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0], "")
+
+
+def least_timeout_us(sock: socket.socket) -> int:
+    """The least retransmission timeout of a connection; 0 where the kernel does not say."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MIN_US)
+    except OSError:
+        return 0
 
 
 def in_flight_bytes(sock: socket.socket) -> int:
@@ -92,6 +102,7 @@ def dump(sock: socket.socket, backlog: bytes | memoryview = b"") -> TcpState | N
         return None
     # read before repair mode: that forces SO_REUSEADDR to another value
     options = {name: sock.getsockopt(level, option) for name, (level, option) in _ALL_OPTIONS.items()}
+    options[_RTO_MIN] = least_timeout_us(sock)
     _set(sock, _TCP_REPAIR, _REPAIR_ON)
     try:
         return _dump(sock, options, backlog)
@@ -215,6 +226,11 @@ def _put_back(sock: socket.socket, state: TcpState) -> None:
         _set(sock, _TCP_REPAIR_QUEUE, queue)
         _set(sock, _TCP_QUEUE_SEQ, sequence & U32)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, state.congestion.encode("ascii"))
+    if options[_RTO_MIN] not in (
+        0,
+        least_timeout_us(sock),
+    ):  # now: connecting sets the timer that what follows waits for
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MIN_US, options[_RTO_MIN])
     sock.connect(state.remote)  # in repair mode: established at once, no packet
 
     negotiated = [(_OPTION_MSS, state.mss)]

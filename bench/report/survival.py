@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
@@ -23,6 +24,7 @@ def print_survival(result: SurvivalResult, console: Console) -> None:
         console.print(Text(clean(result.title), style="bold"))
     _print_map(result, console)
     _print_limits(result.variants, console)
+    _print_tax(result, console)
     _print_agreement(result, console)
     for reason in result.trust.reasons:
         console.print(Text(f"not to be trusted: {clean(reason)}", style="bold red"))
@@ -32,9 +34,9 @@ def _print_map(result: SurvivalResult, console: Console) -> None:
     heading(console, "Stall by outage", "until data got through again; x: the connection died; *: theory differs")
     outages = sorted({cell.outage_ns for cell in result.cells})[:MAX_COLUMNS]
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("sends first: connection", overflow="fold")
+    shown.add_column("sends first: connection", overflow="fold", min_width=20)
     for outage_ns in outages:
-        shown.add_column(duration(outage_ns), justify="right", no_wrap=True)
+        shown.add_column(_short(outage_ns), justify="right", no_wrap=True)
     for variant in result.variants:
         cells = [cell for cell in result.cells if cell.variant == variant.variant]
         row = [_entry([cell for cell in cells if cell.outage_ns == outage_ns]) for outage_ns in outages]
@@ -48,7 +50,13 @@ def _entry(cells: Sequence[CellResult]) -> Text:
         return Text("-")
     died = any(cell.fate == "died" for cell in cells)
     mark = ("x" if died else "") + ("*" if any(cell.agrees is False for cell in cells) else "")
-    return Text(duration(int(median(stalls))) + mark, style="red" if died else "")
+    return Text(_short(int(median(stalls))) + mark, style="red" if died else "")
+
+
+def _short(value_ns: int) -> str:
+    """Three digits are enough to compare, and leave room for a row's name."""
+    digits = 10 ** max(0, len(str(value_ns)) - 3)
+    return duration(round(value_ns / digits) * digits)
 
 
 def _print_limits(variants: Sequence[VariantResult], console: Console) -> None:
@@ -61,6 +69,73 @@ def _print_limits(variants: Sequence[VariantResult], console: Console) -> None:
         times = (variant.longest_survived_ns, variant.shortest_died_ns, variant.longest_survivable_ns)
         shown.add_row(clean(variant.variant), *("-" if value is None else duration(value) for value in times))
     console.print(shown)
+
+
+def _print_tax(result: SurvivalResult, console: Console) -> None:
+    """What a second connection with another least timeout saved, beside the base and beside theory."""
+    rows = [row for end in ("client", "guest") for row in tax(result.cells, end)]
+    if not rows:
+        return
+    heading(console, "RTO tax", "waited beyond the outage, and what a second connection with its own rto_min saved")
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("sends first: connection", overflow="fold")
+    for name in ("outage", "beyond it", "rto_min", "beyond it", "saved", "by theory"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        saved, theory = (_signed(value) for value in (row.saved_ns, row.theory_ns))
+        times = (row.outage_ns, row.base_ns, row.rto_min_ns, row.other_ns)
+        shown.add_row(clean(row.variant), *map(duration, times), saved, theory)
+    console.print(shown)
+
+
+def _signed(value_ns: int) -> str:
+    return duration(value_ns) if value_ns >= 0 else f"-{duration(-value_ns)}"
+
+
+@dataclass(frozen=True)
+class TaxRow:
+    """One outage, met by a connection of the base and by one that differs in its least timeout alone; medians."""
+
+    variant: str
+    outage_ns: int
+    rto_min_ns: int
+    base_ns: int
+    other_ns: int
+    theory_ns: int
+
+    @property
+    def saved_ns(self) -> int:
+        return self.base_ns - self.other_ns
+
+
+def tax(cells: Sequence[CellResult], end: str) -> list[TaxRow]:
+    """For each outage, and each other least timeout, that both kinds of connection of this *end* survived."""
+    mine = [cell for cell in cells if cell.details.get("sends_first") == end and cell.beyond_ns is not None]
+    if not mine:
+        return []
+    base = mine[0].variant
+    rest = dict.fromkeys(cell.variant for cell in mine if ", rto_min " in cell.variant)
+    found = [
+        _tax_row(base, outage_ns, *(_of(mine, name, outage_ns) for name in (base, variant)))
+        for variant in rest
+        for outage_ns in sorted({cell.outage_ns for cell in mine if cell.variant == variant})
+    ]
+    return [row for row in found if row is not None]
+
+
+def _of(cells: Sequence[CellResult], variant: str, outage_ns: int) -> list[CellResult]:
+    return [
+        cell for cell in cells if (cell.variant, cell.outage_ns) == (variant, outage_ns) and cell.theory is not None
+    ]
+
+
+def _tax_row(base: str, outage_ns: int, one: Sequence[CellResult], other: Sequence[CellResult]) -> TaxRow | None:
+    if not one or not other:
+        return None
+    beyond = [int(median(cell.beyond_ns or 0 for cell in some)) for some in (one, other)]
+    theory = [int(median(cell.theory.stall_ns for cell in some if cell.theory is not None)) for some in (one, other)]
+    rto_min_ns = int(other[0].details["kernel"]["rto_min_ns"])
+    return TaxRow(base, outage_ns, rto_min_ns, beyond[0], beyond[1], theory[0] - theory[1])
 
 
 def _print_agreement(result: SurvivalResult, console: Console) -> None:

@@ -17,7 +17,8 @@ class TcpSpec(Spec):
     ``congestion``: a congestion control of this kernel. ``user_timeout``: TCP_USER_TIMEOUT. ``keepalive``:
     idle/interval/count, such as ``"1s/1s/5"``. ``rto_min``: the least retransmission timeout (Linux 6.16).
     ``retries2``: ``tcp_retries2`` of the client host, on which its flows must agree. ``syn_retries``: TCP_SYNCNT.
-    ``nagle``: small segments wait for an acknowledgement.
+    ``nagle``: small segments wait for an acknowledgement. ``guest_rto_min``: ``rto_min`` of the guest's end of a flow
+    to it.
     """
 
     congestion: Annotated[str, Field(pattern=r"^[a-z0-9_]{0,15}$")] = ""
@@ -27,6 +28,7 @@ class TcpSpec(Spec):
     retries2: Annotated[int, Field(ge=0, le=30)] = 0
     syn_retries: Annotated[int, Field(ge=0, le=127)] = 0
     nagle: bool = False
+    guest_rto_min: DurationNs = 0
 
     @field_validator("keepalive")
     @classmethod
@@ -42,7 +44,7 @@ class TcpSpec(Spec):
             raise ValueError("'0s', or a duration from '1ms' to '3600s'")
         return value
 
-    @field_validator("rto_min")
+    @field_validator("rto_min", "guest_rto_min")
     @classmethod
     def _rto_min(cls, value: int) -> int:
         if value and not 10**6 <= value <= 10**9:
@@ -105,6 +107,8 @@ class ClientSpec(Spec):
             raise ValueError("an interval of at least '100us' and a size up to '1400B' for udp-echo")
         if self.kind == "udp-stream" and not (24 <= self.size <= 1400 and 0 <= self.rate <= 1_000_000_000):
             raise ValueError("a size from '24B' to '1400B' and a rate up to '1Gbit' for udp-stream")
+        if self.tcp.guest_rto_min and (self.direction == "from-guest" or self.kind == "tcp-connect" or self.retry):
+            raise ValueError("tcp.guest_rto_min only of flows to the guest with one connection (rto_min: the client's)")
         if self.direction == "from-guest" and self.kind not in GUEST_KINDS:
             raise ValueError(f"direction 'from-guest' only with kind {', '.join(GUEST_KINDS)}")
         if self.tcp != TcpSpec() and self.kind not in TCP_KINDS:

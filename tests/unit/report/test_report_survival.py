@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from bench.clock import NS_PER_MS, NS_PER_S
-from bench.report.survival import print_survival
+from bench.report.survival import print_survival, tax
 from bench.result import Trust
 from bench.survival.result import CellResult, SurvivalResult, Theory, VariantResult
 
@@ -44,3 +44,20 @@ def test_the_map_marks_deaths_and_what_theory_does_not_explain():
 def test_reasons_not_to_trust_are_printed():
     text = printed(SurvivalResult(trust=Trust(ok=False, reasons=["cpu: busy"])))
     assert "not to be trusted: cpu: busy" in text
+
+
+def test_the_tax_is_what_a_second_connection_saved():
+    def of(variant, beyond_ms, theory_ms, rto_ms):
+        details = {"sends_first": "guest", "kernel": {"rto_min_ns": rto_ms * NS_PER_MS}}
+        theory = Theory(fate="survived", stall_ns=theory_ms * NS_PER_MS)
+        return cell(500, 500 + beyond_ms, variant=variant, details=details, theory=theory).model_copy(
+            update={"beyond_ns": beyond_ms * NS_PER_MS}
+        )
+
+    base, eager = "guest: stream", "guest: stream, rto_min 20 ms"
+    cells = [of(base, 150, 660, 200), of(eager, 15, 520, 20), of(base, 170, 660, 200)]
+    (row,) = tax(cells, "guest")
+    assert (row.variant, row.outage_ns, row.rto_min_ns) == (base, 500 * NS_PER_MS, 20 * NS_PER_MS)
+    assert (row.saved_ns, row.theory_ns) == (145 * NS_PER_MS, 140 * NS_PER_MS)
+    assert tax(cells, "client") == []
+    assert "145 ms" in printed(SurvivalResult(cells=cells))
