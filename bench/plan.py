@@ -7,6 +7,7 @@ is ever half built.
 from __future__ import annotations
 
 import ipaddress
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,9 @@ def _flows(
         if host is None or host not in hosts or host in hypervisors:
             reason = f"a host that is no hypervisor, as {' and '.join(hypervisors)} are: {allowed}"
             raise ScenarioError(where, f"clients.{index}.host", client.host, reason)
+        if client.command and shutil.which(client.command[0]) is None:
+            key = f"clients.{index}.command"
+            raise ScenarioError(where, key, client.command[0], "a program that this machine has, by name or path")
         try:
             guest = scenario.guest_named(client.guest).name
         except KeyError:

@@ -106,7 +106,8 @@ class ResentResult(Part):
 
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
-    ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``.
+    ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``. Of a ``command``:
+    its ``exit_status`` (negative: the signal that ended it) and where its ``output`` is, below the result.
     """
 
     name: str
@@ -135,6 +136,8 @@ class FlowResult(Part):
     reconnects: int = 0
     tcp: FlowTcp | None = None
     resent: ResentResult | None = None
+    exit_status: int | None = None
+    output: str = ""
 
 
 class SwitchRelearn(Part):

@@ -365,7 +365,10 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
         reconnects=int(report.get("reconnects") or 0),
         **budget,
     )
-    if flow.kind != "command":
+    if flow.kind == "command":
+        result.exit_status = report.get("exit_status")
+        result.output = f"requests/{flow.host}/{flow.name}.out"
+    else:
         result.verdict = verdict(result, report)
     if flow.samples is not None:
         result.tcp = connection(result, flow.samples, report.get("kernel", {}), flow.options)

@@ -33,6 +33,7 @@ from bench.report.text import (
     copies,
     count,
     duration,
+    ended,
     heading,
     sent_again,
     show,
@@ -273,6 +274,8 @@ def _print_flows(result: RunResult, console: Console) -> None:
     for flow in result.flows:
         if flow.error:
             console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}", style="red"))
+        if flow.output:
+            console.print(Text(f"{clean(flow.name)}: {ended(flow)}, output in {clean(flow.output)}"))
 
 
 def _print_expectations(expectations: Sequence[ExpectationResult], console: Console) -> None:

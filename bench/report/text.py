@@ -131,3 +131,10 @@ def sent_again(flow: FlowResult) -> str:
 def copies(flow: FlowResult) -> int:
     """A flow's segments that arrived although nothing in them was new."""
     return 0 if flow.resent is None else flow.resent.copies_at_client + flow.resent.copies_at_guest
+
+
+def ended(flow: FlowResult) -> str:
+    """How a user's program ended."""
+    if flow.exit_status is None:
+        return "did not start"
+    return f"ended by signal {-flow.exit_status}" if flow.exit_status < 0 else f"exit status {flow.exit_status}"

@@ -127,3 +127,8 @@ def test_a_path_leads_through_switches_only(make):
 def test_available_memory_is_read_from_meminfo():
     assert planning.available_memory_bytes("MemTotal: 1 kB\nMemAvailable:   2048 kB\n") == 2 << 20
     assert planning.available_memory_bytes("") == 0
+
+
+def test_a_program_that_is_not_there_is_refused_before_anything_is_built(make):
+    with pytest.raises(ScenarioError, match=r"clients\.0\.command.*no-such-program"):
+        make(star(), clients=[{"kind": "command", "command": ["no-such-program", "-x"]}])

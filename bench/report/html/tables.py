@@ -13,7 +13,18 @@ from bench.report.levers import HEAD as LEVER_HEAD
 from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
 from bench.report.postcopy import PostCopy
-from bench.report.text import NOT_SEEN, PAGE_BYTES, after, bit_rate, byte_rate, copies, duration, sent_again, share
+from bench.report.text import (
+    NOT_SEEN,
+    PAGE_BYTES,
+    after,
+    bit_rate,
+    byte_rate,
+    copies,
+    duration,
+    ended,
+    sent_again,
+    share,
+)
 from bench.result import (
     ExpectationResult,
     FlowResult,
@@ -137,6 +148,12 @@ def _neighbours(migration: MigrationResult) -> Markup | None:
     return join(parts)
 
 
+def _state(flow: FlowResult) -> str:
+    if flow.output:
+        return f"{ended(flow)}, output in {flow.output}"
+    return "alive" if flow.alive else f"DEAD: {flow.error or 'no reason was given'}"
+
+
 def flows(items: Sequence[FlowResult]) -> Markup:
     """What each counted, and its outage."""
     rows = [
@@ -152,7 +169,7 @@ def flows(items: Sequence[FlowResult]) -> Markup:
             sent_again(flow),
             f"{copies(flow):,}" if flow.resent is not None else NOT_SEEN,
             duration(flow.outage_ns),
-            "alive" if flow.alive else f"DEAD: {flow.error or 'no reason was given'}",
+            _state(flow),
         ]
         for flow in items[:MAX_ROWS]
     ]
