@@ -41,12 +41,12 @@ def flow_of(variant: Variant, name: str, interval_ns: int, size: int) -> ClientS
     kind = {"request": "tcp-request", "stream": bulk, "connect": "tcp-connect"}.get(variant.pattern)
     if kind is None:
         return None
-    tcp = TcpSpec(
+    tcp = TcpSpec.model_construct(
         congestion=variant.congestion,
         user_timeout=0 if variant.pattern == "stream" and from_guest else variant.user_timeout_ns,
         rto_min=0 if variant.kernel.rto_min_ns == 200_000_000 else variant.kernel.rto_min_ns,
     )
-    return ClientSpec(
+    return ClientSpec.model_construct(
         kind=cast("Any", kind),
         name=name,
         direction="from-guest" if from_guest and variant.pattern == "request" else "to-guest",
