@@ -30,19 +30,18 @@ from bench.flows.notes import SUFFIX, NoteFile
 from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer, Chatter, Send
 from bench.guest.cards import GuestCards
-from bench.guest.clients.outbound import Outbound
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
 from bench.guest.loop import Loop
 from bench.guest.namespace import own_network_namespace
-from bench.guest.port import GUEST_INTERFACE, mtu_of
+from bench.guest.port import GUEST_INTERFACE
 from bench.guest.services.base import Machine
 from bench.guest.services.redis import replay
 from bench.guest.sockets import Sockets
 from bench.guest.states import State
-from bench.guest.stats import guest_stats
+from bench.guest.stats import applied, guest_stats
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
 from bench.guest.vcpu_client import Vcpu, pause_all, start_all
@@ -52,7 +51,6 @@ from bench.guest.workload import split
 from bench.host.kernel import set_sysctls
 from bench.host.lease import Lease
 from bench.host.memfd import memfd_of
-from bench.memory.huge import mapped_bytes
 from bench.memory.image import GuestMemory
 
 _VCPU_START_NS = 60 * NS_PER_S
@@ -400,13 +398,9 @@ class ProcessGuest:
         return self._disks
 
     @property
-    def outbound(self) -> Outbound:
-        """The flows of its own. :raises GuestError: when the guest does not run."""
-        return self._running_sockets().outbound
-
-    def set_least_timeout(self, remote: tuple[str, int], least_us: int) -> bool:
-        """See :meth:`bench.guest.sockets.Sockets.set_least_timeout`."""
-        return self._running_sockets().set_least_timeout(remote, least_us)
+    def sockets(self) -> Sockets:
+        """:raises GuestError: when the guest does not run."""
+        return self._running_sockets()
 
     # the end
 
@@ -416,17 +410,7 @@ class ProcessGuest:
         :param quiet: end the disk workload, and wait until everything that was acknowledged is on its disk.
         """
         told = guest_stats(self.state, self._vcpus, self._sockets, self._disks, check=check, quiet=quiet)
-        return {**told, "applied": self._applied()}
-
-    def _applied(self) -> dict[str, Any]:
-        """What the kernel holds of what this guest was given, read back."""
-        found: dict[str, Any] = {"card_mtu": mtu_of(GUEST_INTERFACE)}
-        if self._config.huge_pages:
-            found["huge_bytes"] = mapped_bytes(os.getpid(), self._memory.base)
-            found["vcpus_huge_bytes"] = [mapped_bytes(vcpu.pid, vcpu.base) for vcpu in self._vcpus]
-        if self._limits is not None and any(self._limits.applied):
-            found["vcpus"] = self._limits.applied
-        return found
+        return {**told, "applied": applied(self._config.huge_pages, self._memory, self._vcpus, self._limits)}
 
     def stop(self, reason: str) -> None:
         """Die silently: the network first. Idempotent; nothing here keeps the rest from being done."""
@@ -488,10 +472,14 @@ class ProcessGuest:
         self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
         notes = NoteFile(self._events_path.with_suffix(SUFFIX))
         config = self._config
-        self._sockets = Sockets(config.ips, self._machine, self._loop, notes, self._flow_event, card_of=config.card_of)
-
-    def _flow_event(self, name: str, **data: Any) -> None:
-        self._record(name, now_ns(), **data)
+        self._sockets = Sockets(
+            config.ips,
+            self._machine,
+            self._loop,
+            notes,
+            lambda name, **data: self._record(name, now_ns(), **data),
+            card_of=config.card_of,
+        )
 
     def _run_vcpus(self) -> None:
         for vcpu in self._vcpus:

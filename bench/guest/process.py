@@ -261,7 +261,7 @@ class GuestProcess:
         return disk_command(self._guest.disks, self._guest.state.value, args), -1
 
     def _do_flows(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
-        outbound = self._guest.outbound
+        outbound = self._guest.sockets.outbound
         if args["do"] == "start":
             outbound.start(list(args["flows"]))
         elif args["do"] == "stop":
@@ -270,7 +270,7 @@ class GuestProcess:
 
     def _do_least_timeout(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:
         address, port = args["remote"]
-        return {"found": self._guest.set_least_timeout((str(address), int(port)), int(args["least_us"]))}, -1
+        return {"found": self._guest.sockets.set_least_timeout((str(address), int(port)), int(args["least_us"]))}, -1
 
     def _do_quit(self, _channel: Channel, _args: Message, _fds: list[int]) -> Answer:
         self._pauser = self._creator = None
