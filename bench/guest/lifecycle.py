@@ -185,7 +185,7 @@ class ProcessGuest:
 
     def close_door(self) -> int:
         """:returns: how many handshakes are under way."""
-        sockets = self._running_sockets()
+        sockets = self.sockets
         sockets.close_door()
         return sockets.embryonic()
 
@@ -218,7 +218,7 @@ class ProcessGuest:
 
         :returns: a memfd with the state, which is the caller's, and the reply.
         """
-        sockets = self._running_sockets()
+        sockets = self.sockets
         times = {"pause_begin_ns": now_ns()}
         self._loop.hold_bulk()
         try:
@@ -400,7 +400,9 @@ class ProcessGuest:
     @property
     def sockets(self) -> Sockets:
         """:raises GuestError: when the guest does not run."""
-        return self._running_sockets()
+        self._need(State.RUNNING)
+        assert self._sockets is not None
+        return self._sockets
 
     # the end
 
@@ -444,8 +446,6 @@ class ProcessGuest:
         if self._journal is not None:
             self._journal.flush()
 
-    # plumbing
-
     def _need(self, *states: State) -> None:
         if self.state not in states:
             allowed = ", ".join(state.value for state in State if state in states)
@@ -455,11 +455,6 @@ class ProcessGuest:
         self._need(*_WITH_MEMORY)
         assert self._watched is not None
         return self._watched
-
-    def _running_sockets(self) -> Sockets:
-        self._need(State.RUNNING)
-        assert self._sockets is not None
-        return self._sockets
 
     def _wired_port(self) -> GuestCards:
         assert self._port is not None
