@@ -54,7 +54,7 @@ class TcpSpec(Spec):
 
 TCP_KINDS = ("tcp-request", "tcp-download", "tcp-upload", "tcp-connect", "tcp-idle", "http", "redis")
 RETRYING_KINDS = ("tcp-request", "http", "redis")
-GUEST_KINDS = ("tcp-request", "tcp-download", "tcp-upload", "tcp-connect", "tcp-idle", "udp-echo", "udp-stream")
+GUEST_KINDS = (*TCP_KINDS, "udp-echo", "udp-stream")
 """What a guest runs itself, as a client of a server outside."""
 
 

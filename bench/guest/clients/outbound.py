@@ -16,6 +16,7 @@ from bench.guest.clients.base import Adopt, Means, OutboundFlow
 from bench.guest.clients.bulk import DownloadFlow, UploadFlow
 from bench.guest.clients.connect import ConnectFlow
 from bench.guest.clients.datagrams import EchoFlow, OneWayFlow
+from bench.guest.clients.library import HttpFlow, RedisFlow
 from bench.guest.clients.request import IdleFlow, RequestFlow
 from bench.guest.clients.stream import StreamFlow
 from bench.guest.connection import Connection
@@ -28,7 +29,11 @@ LOOK_NS = 10 * NS_PER_MS
 FLUSH_NS = NS_PER_S // 4
 
 KINDS: dict[str, type[OutboundFlow]] = {
-    flow.kind: flow for flow in (RequestFlow, IdleFlow, DownloadFlow, UploadFlow, ConnectFlow, EchoFlow, OneWayFlow)
+    flow.kind: flow
+    for flow in (
+        *(RequestFlow, IdleFlow, HttpFlow, RedisFlow, DownloadFlow, UploadFlow),
+        *(ConnectFlow, EchoFlow, OneWayFlow),
+    )
 }
 
 

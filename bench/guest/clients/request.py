@@ -29,7 +29,8 @@ class RequestFlow(StreamFlow):
         self._sent_ns = 0  # 0: nothing is outstanding
         self._due_ns: int | None = None
 
-    def _content(self, number: int) -> bytes:
+    def content(self, number: int) -> bytes:
+        """Request *number*, the same each time it is asked for."""
         start = number % _FILLER_STEPS
         return number.to_bytes(8, "little") + self._filler[start : start + self.spec.size - 8]
 
@@ -40,7 +41,7 @@ class RequestFlow(StreamFlow):
         if not self._sent_ns:
             if self._due_ns is None or self.done or now_ns() < self._due_ns:
                 return b""
-            self._request, self._offset, self._due_ns = self._content(self.count), 0, None
+            self._request, self._offset, self._due_ns = self.content(self.count), 0, None
             self._reply.clear()
             self._sent_ns = now_ns()
             self.waiting(self._sent_ns)
@@ -54,8 +55,17 @@ class RequestFlow(StreamFlow):
         if not self._sent_ns:
             self._reply.clear()  # bytes that nobody asked for
             self.note(max(0, self.count - 1), 0, 0, 0, STATUS_CORRUPT)
-        elif len(self._reply) >= len(self._request):
-            self._answered(received_ns, 0 if self._reply == self._request else STATUS_CORRUPT)
+        elif (status := self.judge(bytes(self._reply))) is not None:
+            self._answered(received_ns, status)
+
+    def judge(self, said: bytes) -> int | None:
+        """Flags of what the server said so far; None while there is more to come.
+
+        :raises ProbeError: it is no answer.
+        """
+        if len(said) < len(self._request):
+            return None
+        return 0 if said == self._request else STATUS_CORRUPT
 
     def _answered(self, received_ns: int, status: int) -> None:
         self.note(self.count, self._sent_ns, received_ns, len(self._request), status)
@@ -113,7 +123,7 @@ class RequestFlow(StreamFlow):
         self._offset, self._sent_ns = integer(state, "offset"), integer(state, "sent_ns")
         self._reply = bytearray(unpack(state["reply"]))
         self._due_ns = None if state["due_ns"] is None else integer(state, "due_ns")
-        self._request = self._content(self.count)
+        self._request = self.content(self.count)
 
 
 class IdleFlow(RequestFlow):

@@ -15,12 +15,14 @@ from bench.flows.pattern import pattern_slice
 from bench.flows.spec import FlowSpec
 from bench.guest.clients.base import Means
 from bench.guest.clients.bulk import DownloadFlow, UploadFlow
+from bench.guest.clients.library import HttpFlow, RedisFlow
 from bench.guest.clients.outbound import KINDS, Outbound
 from bench.guest.clients.request import RequestFlow
 from bench.guest.clients.stream import StreamFlow
 from bench.guest.loop import Loop
 from bench.guest.services.base import Machine, StreamService
 from bench.guest.services.http import HttpStream
+from bench.guest.services.redis import RedisStream
 from bench.guest.services.simple import ChargenStream, EchoStream
 from bench.guest.store import Store
 from bench.records import STATUS_CORRUPT, StructuredArray
@@ -115,6 +117,30 @@ def test_requests_are_answered_and_verified_wherever_the_guest_is(
     assert not records["status"].any()
 
 
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize("piece", [5, 64, 5000])
+@pytest.mark.parametrize("kind", [HttpFlow, RedisFlow])
+def test_a_library_s_answers_are_read_wherever_the_guest_is(
+    make: Callable[..., Bed], kind: type[StreamFlow], piece: int, moving: bool
+) -> None:
+    memory = memoryview(bytearray(1 << 20))
+    machine = Machine(memory, Store.format(memory))
+    bed = make(kind, think_ns=0, size=40)
+    bed.exchange(HttpStream(machine) if kind is HttpFlow else RedisStream(machine), 400, piece, moving=moving)
+    records = bed.records()
+    assert len(records) == bed.flow.count > 3
+    assert not records["status"].any()
+    assert not bed.flow.closing
+
+
+@pytest.mark.parametrize("kind", [HttpFlow, RedisFlow])
+def test_what_a_library_does_not_understand_ends_the_flow(make: Callable[..., Bed], kind: type[StreamFlow]) -> None:
+    bed = make(kind, think_ns=0, size=40)
+    bed.flow.sent(len(bed.flow.output(1000)))
+    bed.flow.received(b"?nonsense\r\n\r\n")
+    assert bed.flow.closing
+
+
 def test_a_wrong_answer_is_noted(make: Callable[..., Bed]) -> None:
     bed = make(RequestFlow, think_ns=0, size=16)
     request = bytes(bed.flow.output(100))
@@ -160,8 +186,8 @@ def test_an_upload_ends_with_what_the_server_says_of_it(make: Callable[..., Bed]
 
 
 def test_flows_are_refused_as_a_whole(outbound: Outbound) -> None:
-    with pytest.raises(GuestError, match="no 'http' flow"):
-        outbound.start([{"name": "a", "kind": "http"}])
+    with pytest.raises(GuestError, match="no 'command' flow"):
+        outbound.start([{"name": "a", "kind": "command"}])
     with pytest.raises(GuestError, match="a name of its own"):
         outbound.start([{"name": "a", "kind": "udp-echo"}, {"name": "a", "kind": "udp-echo"}])
     assert len(outbound) == 0
@@ -175,4 +201,5 @@ def test_a_state_that_is_none_is_refused(outbound: Outbound, broken: dict[str, A
         outbound.service({"flow": "a"})
     assert set(KINDS) == {
         *("tcp-request", "tcp-idle", "tcp-download", "tcp-upload", "tcp-connect", "udp-echo", "udp-stream"),
+        *("http", "redis"),
     }
