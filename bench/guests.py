@@ -149,6 +149,14 @@ class Guests:
                 "seed": workload.seed,
                 **_trace(workload.trace),
             },
+            "own_flows": sorted(
+                {
+                    flow.kind
+                    for flows in self.plan.flows_of(name).values()
+                    for flow in flows
+                    if flow.direction == "from-guest"
+                }
+            ),
             "storage": self.storage.configuration(guest),
             "skeleton": skeleton,
             "lease": {"path": str(self.lease_path(name)), "me": host},

@@ -42,6 +42,7 @@ class GuestConfig:
     :param keep_unread: datagrams that were not read at the pause move with the guest.
     :param disks: None for a guest without.
     :param cards: all network cards, the first with *mac* and *address*.
+    :param own_flows: kinds of the flows that the guest will run itself.
     :param lease_path: the lease's file, and *lease_me* under which name this hypervisor claims it.
     """
 
@@ -72,6 +73,7 @@ class GuestConfig:
     vcpu_group: str = ""
     disks: DisksConfig | None = None
     cards: tuple[CardConfig, ...] = ()
+    own_flows: tuple[str, ...] = ()
 
     @property
     def ips(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ class GuestConfig:
             vcpu_group=str(raw.get("vcpu_group", "")),
             mtu=_integer({"mtu": 1500, **raw}, "mtu", 576, 65535),
             accepts_mtu=_integer({"accepts_mtu": 1500, **raw}, "accepts_mtu", 576, 65535),
+            own_flows=tuple(map(str, raw.get("own_flows") or ())),
             disks=DisksConfig.from_json(raw.get("storage"), _name(raw, "host")),
         )
 

@@ -30,6 +30,7 @@ from bench.flows.notes import SUFFIX, NoteFile
 from bench.guest import device_state
 from bench.guest.announcer import Announcement, Announcer, Chatter, Send
 from bench.guest.cards import GuestCards
+from bench.guest.clients.outbound import prepare
 from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
@@ -98,6 +99,7 @@ class ProcessGuest:
         """
         self._need(State.NEW)
         self._config = config
+        prepare(config.own_flows)
         self._journal = Journal(self._events_path, f"guest.{config.host}")
         self._lease = Lease(config.lease_path)
         self._port = GuestCards(config.name, config.bridge, config.cards)
@@ -210,8 +212,6 @@ class ProcessGuest:
         """Idempotent, in any state."""
         if self._throttle is not None:
             self._throttle.release()
-
-    # switchover at the source
 
     def pause(self) -> tuple[int, dict[str, Any]]:
         """Stop and hand out the device state; whatever fails, the guest runs on.

@@ -69,6 +69,10 @@ class OutboundFlow(ABC):
         self.local_port: int | None = None
         self._timer: Timer | None = None
 
+    @classmethod
+    def prepare(cls) -> None:
+        """Ahead of a flow of this kind in this process: what takes long."""
+
     @abstractmethod
     def start(self) -> None:
         """Begin."""

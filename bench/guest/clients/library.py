@@ -3,11 +3,14 @@
 A library that waits in a call cannot be moved, but one that is handed bytes can: here its socket is a stand-in that
 takes what the library sends and has what the server said so far. So all there is to move is those bytes, and the
 library reads them again where the guest goes on.
+
+The libraries are imported by :meth:`~OutboundFlow.prepare`, which a skeleton calls while its guest still runs elsewhere:
+it takes tens to hundreds of milliseconds.
 """
 
 from __future__ import annotations
 
-import http.client
+import importlib
 import io
 import json
 import zlib
@@ -60,12 +63,18 @@ class HttpFlow(RequestFlow):
     kind = "http"
     port = 80
 
+    @classmethod
+    def prepare(cls) -> None:
+        importlib.import_module("http.client")
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._body = filler(self.spec.name)[: self.spec.size]
         self._page: bytes | None = None
 
     def content(self, number: int) -> bytes:
+        import http.client  # noqa: PLC0415
+
         client = http.client.HTTPConnection(self.spec.address, self.port)
         wire = StandIn()
         client.sock = wire
@@ -76,6 +85,8 @@ class HttpFlow(RequestFlow):
         return bytes(wire.asked)
 
     def judge(self, said: bytes) -> int | None:
+        import http.client  # noqa: PLC0415
+
         if b"\r\n\r\n" not in said:
             return None
         answer = http.client.HTTPResponse(StandIn(said), method="POST" if self.count % 2 else "GET")  # type: ignore[arg-type]
@@ -108,6 +119,10 @@ class RedisFlow(RequestFlow):
     kind = "redis"
     port = 6379
 
+    @classmethod
+    def prepare(cls) -> None:
+        importlib.import_module("redis")
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._key = f"flow:{self.spec.name}"
@@ -115,7 +130,7 @@ class RedisFlow(RequestFlow):
         self._set = -1  # the number of the last SET that was acknowledged
 
     def _connection(self, wire: StandIn) -> Any:
-        import redis  # noqa: PLC0415 - only flows of this kind need it
+        import redis  # noqa: PLC0415
 
         connection: Any = redis.Connection(protocol=2)  # type: ignore[no-untyped-call]
         connection._sock = wire

@@ -198,6 +198,13 @@ class Outbound:
             raise GuestError(f"device state: a flow of the guest's: {error!r}") from error
 
 
+def prepare(kinds: Sequence[str]) -> None:
+    """Ahead of flows of these kinds in this process, before time matters. Unknown ones are refused when they come."""
+    for kind in kinds:
+        if kind in KINDS:
+            KINDS[kind].prepare()
+
+
 def samples_path(notes: Path, flow: str) -> Path:
     """Where the samples of a flow's connection go, beside the notes of the same process."""
     return notes.with_name(f"{notes.name}.{flow}{SAMPLES_SUFFIX}")
