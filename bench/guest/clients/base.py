@@ -69,7 +69,7 @@ class OutboundFlow(ABC):
         self.local_port: int | None = None
         self._timer: Timer | None = None
 
-    @classmethod
+    @classmethod  # noqa: B027 - few kinds need it
     def prepare(cls) -> None:
         """Ahead of a flow of this kind in this process: what takes long."""
 

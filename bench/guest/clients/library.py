@@ -4,8 +4,8 @@ A library that waits in a call cannot be moved, but one that is handed bytes can
 takes what the library sends and has what the server said so far. So all there is to move is those bytes, and the
 library reads them again where the guest goes on.
 
-The libraries are imported by :meth:`~OutboundFlow.prepare`, which a skeleton calls while its guest still runs elsewhere:
-it takes tens to hundreds of milliseconds.
+The libraries are imported by :meth:`~OutboundFlow.prepare`, which a skeleton calls while its guest still runs
+elsewhere: that takes tens to hundreds of milliseconds.
 """
 
 from __future__ import annotations
