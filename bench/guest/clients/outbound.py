@@ -60,10 +60,9 @@ class Outbound:
     def start(self, raw: Sequence[object]) -> None:
         """Begin these flows. :raises BenchError: one is refused; none is begun then."""
         specs = [FlowSpec.from_json(item) for item in raw]
-        if (
-            len({*self._flows, *(spec.name for spec in specs)}) < len(self._flows) + len(specs)
-            or len(specs) > MAX_FLOWS
-        ):
+        self._flows = {name: flow for name, flow in self._flows.items() if not flow.done}  # of a run before
+        names = {*self._flows, *(spec.name for spec in specs)}
+        if not len(self._flows) + len(specs) == len(names) <= MAX_FLOWS:
             raise GuestError(f"up to {MAX_FLOWS} flows, each with a name of its own")
         for spec in specs:
             check_supported(spec.tcp, spec.name)
