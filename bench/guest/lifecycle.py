@@ -467,14 +467,8 @@ class ProcessGuest:
         self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
         notes = NoteFile(self._events_path.with_suffix(SUFFIX))
         config = self._config
-        self._sockets = Sockets(
-            config.ips,
-            self._machine,
-            self._loop,
-            notes,
-            lambda name, **data: self._record(name, now_ns(), **data),
-            card_of=config.card_of,
-        )
+        what = config.ips, self._machine, self._loop, notes, self._record_now
+        self._sockets = Sockets(*what, card_of=config.card_of)
 
     def _run_vcpus(self) -> None:
         for vcpu in self._vcpus:
@@ -507,3 +501,6 @@ class ProcessGuest:
     def _record(self, name: str, at_ns: int, **data: Any) -> None:
         if self._journal is not None:
             self._journal.note(name, at_ns, **data)
+
+    def _record_now(self, name: str, **data: Any) -> None:
+        self._record(name, now_ns(), **data)

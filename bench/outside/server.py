@@ -43,7 +43,7 @@ class Server:
         self._notes = NoteFile(notes)
         memory = memoryview(bytearray(MEMORY_BYTES))
         machine = Machine(memory, Store.format(memory[-STORE_BYTES:]))
-        self._sockets = Sockets(address, machine, self._loop, self._notes)
+        self._sockets = Sockets((address,), machine, self._loop, self._notes)
 
     def run(self) -> None:
         self._loop.watch(self._channel.fileno(), select.EPOLLIN, self._heard)
