@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
 from collections.abc import Callable
 
+from bench.flows.connecting import begin_connecting, require_connected
 from bench.flows.tcp_options import TcpOptions
 from bench.guest.clients.base import Means
 
@@ -31,15 +30,9 @@ class Dial:
         self._opened = opened
         self._failed = failed
         self._sock: socket.socket | None = None
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            options.apply(sock)
-            sock.bind((means.ip, 0))
-            error = sock.connect_ex(server)
-            if error not in (0, errno.EINPROGRESS):
-                raise OSError(error, os.strerror(error))
+            sock = begin_connecting(options, server, means.ip)
         except OSError as problem:
-            sock.close()
             failed(problem)
             return
         self._sock = sock
@@ -49,10 +42,11 @@ class Dial:
         sock = self._take()
         if sock is None:
             return
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
+        try:
+            require_connected(sock)
+        except OSError as problem:
             sock.close()
-            self._failed(OSError(error, os.strerror(error)))
+            self._failed(problem)
         else:
             self._opened(sock)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 from abc import abstractmethod
 from typing import Any, ClassVar, Final
 
 from bench.clock import NS_PER_MS, now_ns
+from bench.flows.connecting import begin_connecting, require_connected
 from bench.flows.spec import error_name
 from bench.flows.tcp_info import tcp_info
 from bench.flows.tcp_samples import TcpSamples
@@ -52,18 +51,14 @@ class TcpFlow(Flow):
         """There is room again, see :meth:`want_write`."""
 
     def start(self) -> None:
+        self._waiting_since_ns = now_ns()
         try:
-            sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            self.sock = sock
-            self.spec.tcp.apply(sock)
-            self._waiting_since_ns = now_ns()
-            error = sock.connect_ex((self.guest_address, self.port_now))
-            if error not in (0, errno.EINPROGRESS):
-                raise OSError(error, os.strerror(error))
-            self.local_port = sock.getsockname()[1]
+            sock = begin_connecting(self.spec.tcp, (self.guest_address, self.port_now))
         except OSError as problem:
             self.fail(problem)
             return
+        self.sock = sock
+        self.local_port = sock.getsockname()[1]
         self._events = WRITABLE
         self.loop.watch(sock.fileno(), WRITABLE, self._ready, self.fail)
 
@@ -72,9 +67,7 @@ class TcpFlow(Flow):
         if sock is None:
             return
         if not self._connected:
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error))
+            require_connected(sock)
             self._connected = True
             self._waiting_since_ns = 0
             self._set_events(READABLE)
@@ -131,12 +124,13 @@ class TcpFlow(Flow):
     def fail(self, error: Exception | str) -> None:
         """With ``retry`` a client does what an application does: it connects anew, and what it had asked is lost."""
         sock = self.sock
-        if not self.spec.retry or self.done or self.stopping or sock is None:
+        if not self.spec.retry or self.done or self.stopping:
             super().fail(error)
             return
-        with contextlib.suppress(OSError):
-            self._lost_retransmits += tcp_info(sock).retransmits
-        self._let_go(sock)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                self._lost_retransmits += tcp_info(sock).retransmits
+            self._let_go(sock)
         self.reconnects += 1
         why = error_name(error) if isinstance(error, Exception) else error
         self.event("flow_reconnects", error=why, number=self.reconnects)

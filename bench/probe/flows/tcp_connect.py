@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from collections import Counter
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, now_ns
+from bench.flows.connecting import begin_connecting, require_connected
 from bench.flows.spec import APPLICATION_TIMEOUT, GRACE_NS, error_name, filler
 from bench.probe.flows.base import Flow
 from bench.probe.loop import READABLE, WRITABLE, Periodic
@@ -112,12 +112,7 @@ class _Connection:
 
     def begin(self) -> None:
         try:
-            sock = socket.socket(self._flow.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            self._sock = sock
-            self._flow.spec.tcp.apply(sock)
-            error = sock.connect_ex((self._flow.guest_address, PORT))
-            if error not in (0, errno.EINPROGRESS):
-                raise OSError(error, os.strerror(error))
+            sock = self._sock = begin_connecting(self._flow.spec.tcp, (self._flow.guest_address, PORT))
         except OSError as problem:
             self.die(problem)
             return
@@ -128,9 +123,7 @@ class _Connection:
         if sock is None:
             return
         if not self._connected:
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error))
+            require_connected(sock)
             self._connected = True
         if self._unsent and events & WRITABLE:
             with contextlib.suppress(BlockingIOError):
