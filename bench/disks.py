@@ -6,6 +6,7 @@ Everything made for a run lies below the run's directory and goes with it.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -127,6 +128,12 @@ class Storage:
             with contextlib.suppress(BenchError):
                 self._last[server.name] = dict(server.stats()["guests"])
             server.stop()
+
+    def forget(self) -> None:
+        """Remove what was made for the guests, with everything that was noted of it; the servers have ended."""
+        shutil.rmtree(self._directory / "storage", ignore_errors=True)
+        for path in self._directory.glob("events/storage.*.jsonl"):
+            path.unlink(missing_ok=True)
 
     def prove(self, stats: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
         """Read every disk made for the run, with nobody else's help, and compare it with what was acknowledged.

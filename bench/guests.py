@@ -26,6 +26,7 @@ from bench.scenario import GuestSpec, Scenario
 BRIDGE: Final = "br0"
 CONNECT_NS: Final = 30 * NS_PER_S
 BOOT_NS: Final = 120 * NS_PER_S
+QUIT_NS: Final = 5 * NS_PER_S
 
 
 class Housed(Protocol):
@@ -229,6 +230,21 @@ class Guests:
         control = GuestControl.connect(socket_path, deadline=Deadline(CONNECT_NS), peer=f"guest {name} on {host}")
         self._stack.callback(control.close)
         self._running[name] = RunningGuest(former.spec, host, control, socket_path)
+
+    def quit(self) -> None:
+        """End all of them, wherever they are."""
+        for guest in self:
+            with contextlib.suppress(BenchError):
+                guest.control.quit(Deadline(QUIT_NS))
+
+    def forget_all(self) -> None:
+        """Once they have ended: nothing of them or of their disks is left that a guest of the same name could find."""
+        for name in (guest.name for guest in self.scenario.guests):
+            for left in (f"{name}.*.sock", f"{name}.lease", f"events/guest.{name}.*", f"events/engine.*-{name}.*"):
+                for path in self.directory.glob(left):
+                    path.unlink(missing_ok=True)
+        self._running.clear()
+        self.storage.forget()
 
     # looking at them
 

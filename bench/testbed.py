@@ -24,7 +24,7 @@ from bench.host import firewall
 from bench.host.commands import describe_status, run
 from bench.host.kernel import set_sysctls, switch_ipv6_off
 from bench.link.calibrate import Endpoint, calibrate
-from bench.link.impairment import DEFAULT_MTU, Direction
+from bench.link.impairment import DEFAULT_MTU, Direction, from_spec
 from bench.link.links import BenchLink, LinkFactory
 from bench.network_faults import NetworkFaults
 from bench.plan import Plan
@@ -72,8 +72,9 @@ class Testbed:
         self._factory: LinkFactory | None = None
         self._notify = notify
         self._stack = contextlib.ExitStack()
+        self._of_guests = contextlib.ExitStack()
         self.storage = Storage(scenario, plan, directory)
-        self.guests = Guests(scenario, plan, directory, self._stack, self.storage)
+        self.guests = Guests(scenario, plan, directory, self._of_guests, self.storage)
         (directory / "events").mkdir(exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
         self.faults = NetworkFaults(self, self._stack)
@@ -92,6 +93,9 @@ class Testbed:
             self.hypervisors[name] = self._make_hypervisor(name)
         self._set_up_hosts()
         self.control.wait_ready(self.net.switches)
+        self._calibrate()
+
+    def _calibrate(self) -> None:
         if self.scenario.calibration.enabled:
             self._notify("calibrating the links")
         self.links = calibrate(
@@ -212,9 +216,30 @@ class Testbed:
 
         :raises BenchError: with the end of its log when one does not start.
         """
-        self._stack.callback(self.storage.stop)
+        self._stack.callback(self._of_guests.close)
+        self._of_guests.callback(self.storage.stop)
         self.storage.start({host.name: host.pid for host in self.net.hosts})
         self.guests.boot_all(self.hypervisors, self._notify)
+
+    def renew(self, scenario: Scenario, plan: Plan) -> None:
+        """Be another scenario's: its links, and nothing left of the guests and disks before, so that its own can be
+        booted. Network, hosts and control plane stay as they are, and have to be the same in both.
+
+        :raises LinkError: a link was not built for what is asked of it now.
+        """
+        self.guests.quit()
+        self._of_guests.close()
+        self._of_guests = contextlib.ExitStack()
+        self.guests.forget_all()
+        self.scenario, self.plan = scenario, plan
+        self.storage = Storage(scenario, plan, self.directory)
+        self.guests = Guests(scenario, plan, self.directory, self._of_guests, self.storage)
+        factory = self._require_factory()
+        for link in factory.links.values():
+            asked = from_spec(scenario.link(*(end.node for end in link.ends)))
+            if asked != link.asked:
+                factory.apply(link, *asked)
+        self._calibrate()
 
     # looking at it
 

@@ -149,10 +149,11 @@ def with_moving_guest(
     content: Mapping[str, float] = RANDOM,
     workload: Mapping[str, Any] = IDLE,
     delay: str = "0ms",
+    guest: Mapping[str, Any] | None = None,
 ) -> int:
     """Run *body* in a sandbox on a testbed whose links have *bandwidth* and *delay*; returns the exit code.
 
-    :param content, workload: of the guest, as in a scenario.
+    :param content, workload: of the guest, as in a scenario; *guest*: what else it has there, such as disks.
     """
     scenario = parse_scenario(
         {
@@ -163,6 +164,7 @@ def with_moving_guest(
                 "memory": memory,
                 "content": dict(content),
                 "workload": dict(workload),
+                **(guest or {}),
             },
             "clients": [],
         },

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 from rich.console import Console
@@ -11,14 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bench.cli.app import app
-from bench.cli.common import find_scenario
-from bench.errors import ScenarioError
+from bench.cli.common import find_scenario, notices_raise
+from bench.clock import NS_PER_S, now_ns
+from bench.errors import BenchError, ScenarioError
 from bench.output import OutputDirectory
+from bench.plan import Plan
+from bench.scenario import Scenario
 from bench.series import load_scenarios
 from bench.units import format_duration
-from bench.variables.experiment import Measured, Swept, sweep
+from bench.variables.experiment import Measured, Swept, Task, gather, run_apart, tasks_of, write
 from bench.variables.plot import draw
 from bench.variables.points import QUICK, Variable, variables
+
+Planned: TypeAlias = tuple[Scenario, Plan]
 
 TIMES: Final = ("total_ns", "transfer_ns", "expected_transfer_ns", "downtime_ns", "expected_downtime_ns")
 
@@ -50,21 +57,26 @@ def run_variables(
     base = load_scenarios(path, given)[0]
     chosen = _chosen(variables(base), only or [])
     common = [*given, f"run.repeat={1 if quick else repeat}", *(QUICK if quick else ())]
+    planned: list[Planned] = []
     for variable in chosen:  # whatever cannot work is refused before the first run
         for point in variable.points:
-            for one in load_scenarios(path, [*common, *variable.also, *point.settings]):
-                make_plan(one, str(path))
+            one = load_scenarios(path, [*common, *variable.also, *point.settings])[0]
+            planned.append((one, make_plan(one, str(path))))
     console = Console()
     place = OutputDirectory.choose(output, path)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(len(variable.points) for variable in chosen), left="")
-
-        def tell(number: int, _total: int, what: str, left_s: float | None) -> None:
-            left = "" if left_s is None else f"{format_duration(round(left_s) * 10**9)} left"
-            progress.update(task, completed=number - 1, description=what, left=left)
-
-        swept = sweep(path, chosen, common, place.path, tell)
+    tasks = tasks_of(chosen, place.path)
+    bar = Bar(console, [task.title for task in tasks])
+    problems: list[str] = []
+    if quick:
+        problems = measure_on_racks(tasks, planned, bar)
+    else:
+        with bar.from_(0):
+            for number, task in enumerate(tasks):
+                bar.at(number)
+                problems.append(run_apart(path, task, common))
+                write(gather(tasks, problems), place.path)
+    swept = gather(tasks, problems)
+    write(swept, place.path)
     for item in swept:
         (place.path / f"{item.variable.key}.svg").write_text(draw(item), encoding="utf-8")
         console.print(_table(item))
@@ -77,6 +89,60 @@ def run_variables(
     place.hand_to_user()
     console.print(f"tables, plots (*.svg) and every run: {place.path}", soft_wrap=True, highlight=False)
     raise typer.Exit(1 if any(point.problem for item in swept for point in item.points) else 0)
+
+
+class Bar:
+    """How far the experiment is, and what is left of it."""
+
+    def __init__(self, console: Console, titles: list[str]) -> None:
+        self._console = console
+        self._titles = titles
+        self._began_ns = now_ns()
+
+    @contextlib.contextmanager
+    def from_(self, number: int) -> Iterator[None]:
+        """Show it while the body runs, which begins with that task."""
+        text = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+        with Progress(*text, console=self._console, transient=True) as self._progress:
+            self._task = self._progress.add_task("", total=len(self._titles), left="", completed=number)
+            yield
+
+    def at(self, number: int) -> None:
+        """A task begins."""
+        left = (now_ns() - self._began_ns) // number * (len(self._titles) - number) if number else 0
+        said = f"{format_duration(left // NS_PER_S * NS_PER_S)} left" if left else ""
+        self._progress.update(self._task, completed=number, description=self._titles[number], left=said)
+
+
+def measure_on_racks(tasks: Sequence[Task], planned: Sequence[Planned], bar: Bar) -> list[str]:
+    """All of them on one network; after one that failed on another. :returns: why each left no result."""
+    problems: list[str] = []
+    while len(problems) < len(tasks):
+        problems += _on_one_rack(tasks, planned, bar, len(problems))
+    return problems
+
+
+def _on_one_rack(tasks: Sequence[Task], planned: Sequence[Planned], bar: Bar, first: int) -> list[str]:
+    """From task *first* on, until one fails. :returns: as above, of those that were tried, at least one."""
+    from bench.host.ledger import RunDirectory  # noqa: PLC0415 - what a run needs is loaded for a run only
+    from bench.host.sandbox import call_in_sandbox  # noqa: PLC0415
+    from bench.variables.rack import Rack  # noqa: PLC0415
+
+    def inside() -> list[str]:
+        found: list[str] = []
+        with bar.from_(first), Rack(run_directory.path, run_directory.record_cgroup) as rack:
+            for number in range(first, len(tasks)):
+                bar.at(number)
+                tasks[number].place.mkdir(parents=True)
+                try:
+                    rack.run(*planned[number], tasks[number].place)
+                except BenchError as error:
+                    return [*found, error.message]
+                found.append("")
+        return found
+
+    with notices_raise(), RunDirectory.create() as run_directory:
+        return list(call_in_sandbox(inside))
 
 
 def _chosen(known: tuple[Variable, ...], only: list[str]) -> list[Variable]:

@@ -6,14 +6,14 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from bench.clock import NS_PER_S
 from bench.errors import ResultError
+from bench.output import RESULT
 from bench.result import RunResult
 from bench.variables.fit import sentence
 from bench.variables.points import Point, Variable
@@ -117,57 +117,72 @@ def samples_of(result: RunResult) -> list[Sample]:
     return found
 
 
-def measure(scenario: Path, point: Point, settings: Iterable[str], output: Path) -> Measured:
-    """One run in a process of its own. :raises KeyboardInterrupt: when it was stopped."""
-    words = [word for setting in (*settings, *point.settings) for word in ("--set", setting)]
-    argv = [sys.executable, "-c", _ENTRY, "run", str(scenario), *words, "-o", str(output)]
-    measured = Measured(point.value)
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A point of a variable that is to be measured; *place* is where its run goes."""
+
+    variable: Variable
+    point: Point
+    place: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.variable.name}: {self.point.value:g} {self.variable.unit}"
+
+
+def tasks_of(chosen: Sequence[Variable], output: Path) -> list[Task]:
+    """All points, one variable after the other; they run in this order, as two at a time would disturb each other."""
+    return [
+        Task(variable, point, output / "runs" / f"{variable.key}-{point.value:g}")
+        for variable in chosen
+        for point in variable.points
+    ]
+
+
+def run_apart(scenario: Path, task: Task, settings: Iterable[str]) -> str:
+    """One run in a process of its own. :returns: why it left no result; empty when it did.
+
+    :raises KeyboardInterrupt: when it was stopped.
+    """
+    words = [word for setting in (*settings, *task.variable.also, *task.point.settings) for word in ("--set", setting)]
+    argv = [sys.executable, "-c", _ENTRY, "run", str(scenario), *words, "-o", str(task.place)]
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_NS / NS_PER_S, check=False
         )
     except subprocess.TimeoutExpired:
-        measured.problem = f"the run took longer than {RUN_NS // NS_PER_S} s"
-        return measured
+        return f"the run took longer than {RUN_NS // NS_PER_S} s"
     if done.returncode in STOPPED:
         raise KeyboardInterrupt
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return "" if (task.place / RESULT).exists() else said[-1][:300] if said else f"exit status {done.returncode}"
+
+
+def measured(task: Task, problem: str) -> Measured:
+    """What a task's run left. :param problem: why it left nothing, if that is known."""
+    found = Measured(task.point.value, problem=problem)
+    if problem:
+        return found
     try:
-        result = RunResult.read(output)
-    except (ResultError, OSError):
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        measured.problem = said[-1][:300] if said else f"exit status {done.returncode}"
-        return measured
-    measured.samples = samples_of(result)
-    if not measured.samples:
-        measured.problem = result.reason or result.outcome
-    return measured
+        result = RunResult.read(task.place)
+    except (ResultError, OSError) as error:
+        found.problem = str(error)[:300]
+        return found
+    found.samples = samples_of(result)
+    if not found.samples:
+        found.problem = result.reason or result.outcome
+    return found
 
 
-def sweep(
-    scenario: Path,
-    chosen: Sequence[Variable],
-    settings: Sequence[str],
-    output: Path,
-    tell: Callable[[int, int, str, float | None], None],
-) -> list[Swept]:
-    """Everything, one run after the other: a second one would disturb what is measured.
+def gather(tasks: Sequence[Task], problems: Sequence[str]) -> list[Swept]:
+    """Variables with their points, as far as there are *problems* of tasks."""
+    swept: dict[str, Swept] = {}
+    for task, problem in zip(tasks, problems, strict=False):
+        swept.setdefault(task.variable.key, Swept(task.variable)).points.append(measured(task, problem))
+    return list(swept.values())
 
-    :param settings: of every run.
-    :param tell: called before each run with its number, how many there are, what it is, and the seconds left.
-    """
-    total = sum(len(variable.points) for variable in chosen)
-    began, done = time.monotonic(), 0
-    swept = []
-    for variable in chosen:
-        found = Swept(variable)
-        swept.append(found)
-        for point in variable.points:
-            left = (time.monotonic() - began) / done * (total - done) if done else None
-            tell(done + 1, total, f"{variable.name}: {point.value:g} {variable.unit}", left)
-            place = output / "runs" / f"{variable.key}-{point.value:g}"
-            found.points.append(measure(scenario, point, (*settings, *variable.also), place))
-            done += 1
-            (output / "variables.json").write_text(
-                json.dumps([item.to_json() for item in swept], indent=1) + "\n", encoding="utf-8"
-            )
-    return swept
+
+def write(swept: Sequence[Swept], output: Path) -> None:
+    """Everything as JSON."""
+    text = json.dumps([item.to_json() for item in swept], indent=1) + "\n"
+    (output / "variables.json").write_text(text, encoding="utf-8")

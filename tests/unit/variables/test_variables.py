@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.scenario import Scenario, load_scenario, parse_scenario
-from bench.variables.experiment import Measured, Sample, Swept
+from bench.variables.experiment import Measured, Sample, Swept, gather, tasks_of, write
 from bench.variables.fit import power_law, sentence
 from bench.variables.plot import draw
 from bench.variables.points import variables
@@ -89,3 +89,15 @@ def test_every_point_is_a_scenario(project):
             scenario = load_scenario(path, [*variable.also, *point.settings])
             seen.add(scenario.model_dump_json())
         assert len(seen) == 5, variable.key
+
+
+def test_a_point_that_failed_is_a_row_and_not_the_end(tmp_path):
+    variable = variables(Scenario())[1]
+    tasks = tasks_of([variable], tmp_path)
+    assert [task.place.name for task in tasks][:2] == ["bandwidth-125", "bandwidth-250"]
+    (swept,) = gather(tasks[:2], ["the network could not be raised", ""])
+    assert swept.points[0].problem == "the network could not be raised"
+    assert "result.json" in swept.points[1].problem  # its run left nothing
+    write([swept], tmp_path)
+    assert "could not be raised" in (tmp_path / "variables.json").read_text()
+    assert swept.sentences()[0] == "total time was measured at fewer than two values of bandwidth"
