@@ -44,11 +44,12 @@ class Rack:
         """Run one point as :class:`bench.runner.Runner` does, into *output*.
 
         :raises BenchError: it cannot be, or takes longer than :data:`POINT_S`.
+        :raises KeyboardInterrupt: it was stopped.
         """
         try:
             with _limited(POINT_S):
                 testbed = self._prepared(scenario, plan)
-                Runner(
+                runner = Runner(
                     scenario,
                     plan,
                     self._directory,
@@ -56,7 +57,10 @@ class Rack:
                     lambda _event: None,
                     record_cgroup=self._record_cgroup,
                     testbed=testbed,
-                ).run()
+                )
+                runner.run()
+            if runner.notice:
+                raise KeyboardInterrupt
         except BaseException:
             self.close()
             raise
