@@ -150,10 +150,12 @@ def with_moving_guest(
     workload: Mapping[str, Any] = IDLE,
     delay: str = "0ms",
     guest: Mapping[str, Any] | None = None,
+    place: str = "/tmp",  # noqa: S108
 ) -> int:
     """Run *body* in a sandbox on a testbed whose links have *bandwidth* and *delay*; returns the exit code.
 
     :param content, workload: of the guest, as in a scenario; *guest*: what else it has there, such as disks.
+    :param place: where files of the run lie, disk images among them.
     """
     scenario = parse_scenario(
         {
@@ -173,7 +175,7 @@ def with_moving_guest(
     plan = make_plan(scenario, "benchmark")
 
     def inside() -> int:
-        with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
+        with tempfile.TemporaryDirectory(prefix="mb-", dir=place) as name:
             directory = Path(name)
             with raised(scenario, plan, directory) as testbed:
                 settle = now_ns() + NS_PER_S  # the guest's announcements go out meanwhile
