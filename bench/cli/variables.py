@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -25,6 +26,7 @@ from bench.variables.experiment import Measured, Swept, Task, gather, run_apart,
 from bench.variables.plot import draw
 from bench.variables.points import QUICK, Variable, variables
 
+DIGITS: Final = 3  # of a time in a table
 Planned: TypeAlias = tuple[Scenario, Plan]
 
 TIMES: Final = ("total_ns", "transfer_ns", "expected_transfer_ns", "downtime_ns", "expected_downtime_ns")
@@ -157,8 +159,10 @@ def _table(swept: Swept) -> Table:
     """Medians of the point's migrations, each beside what the model expects: of the transfer, which is the total time
     without its set-up, of the downtime and of the rounds.
     """
-    table = Table(title=swept.variable.name, title_justify="left")
-    captions = ("total", "transfer", "expected", "downtime", "expected", "rounds", "expected", "outage")
+    table = Table(
+        title=swept.variable.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    captions = ("total", "transfer", "model", "downtime", "model", "rounds", "model", "outage")
     for caption in (swept.variable.unit, *captions):
         table.add_column(caption, justify="right")
     for point in swept.points:
@@ -176,7 +180,10 @@ def _table(swept: Swept) -> Table:
 
 def _time(point: Measured, name: str) -> str:
     value = point.middle(name)
-    return "" if value is None else format_duration(round(value))
+    if value is None:
+        return ""
+    ns = round(value)
+    return format_duration(round(ns, DIGITS - len(str(ns))) if len(str(ns)) > DIGITS else ns)
 
 
 def _count(point: Measured, name: str) -> str:

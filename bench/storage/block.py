@@ -51,6 +51,7 @@ from bench.storage.mirror import Mirror
 FLUSH_NS: Final = 10 * NS_PER_S  # unless it is told otherwise
 CONNECT_NS: Final = 5 * NS_PER_S
 RETAKE_NS: Final = 200 * NS_PER_MS
+SOON_NS: Final = 10 * NS_PER_MS
 
 
 class Source(Protocol):
@@ -130,6 +131,8 @@ class BlockLayer:
         self._mirrors: dict[int, tuple[Mirror, Export, str]] = {}
         self._mirror_generations: dict[str, int] = {}
         self._mirroring: dict[int, str] = {}  # disk -> why it cannot be copied
+        self._unbegun: list[tuple[int, str]] = []  # copies of disks that are not connected
+        self._begin_soon = Alarm(self._begin_unbegun)
         self._settling = Answers(0)
         self._retake = Alarm(self._try_again)
         self._retaking: set[str] = set()
@@ -152,6 +155,7 @@ class BlockLayer:
             yield export
         yield from self._controls.values()
         yield self._retake
+        yield self._begin_soon
 
     def _turn(self, until_ns: int | None) -> None:
         """Wait for something to happen, or until then, and handle it."""
@@ -174,7 +178,7 @@ class BlockLayer:
                 self._messages += self._channel.receive_ready()
             elif fd == self._timer.fileno():
                 self._timer.clear()
-            else:
+            elif by_fd[fd].fileno() == fd:  # what was ready before it may have dropped its connection
                 by_fd[fd].ready(events)
         now = now_ns()
         for source in list(self._sources()):
@@ -397,11 +401,20 @@ class BlockLayer:
 
     def _begin_mirror(self, number: int, server: str) -> None:
         source = self._exports[number]
+        if not source.size_bytes:  # not connected yet, as just after the guest has come here
+            self._unbegun.append((number, server))
+            self._begin_soon.set(now_ns() + SOON_NS)
+            return
         target = Export(self._places[server], self._guest, source.disk, self._holder)
         target.open(self._mirror_generations[server])
         mirror = Mirror(source, target, source.size_bytes)
         self._mirrors[number] = (mirror, target, server)
         mirror.begin()
+
+    def _begin_unbegun(self) -> None:
+        unbegun, self._unbegun = self._unbegun, []
+        for number, server in unbegun:
+            self._begin_mirror(number, server)
 
     def _do_mirrors(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args
@@ -431,6 +444,7 @@ class BlockLayer:
         for _mirror, export, _server in mirrors.values():
             export.close()
         self._mirroring = {}
+        self._unbegun.clear()
         self._mirror_generations.clear()
         return {}
 

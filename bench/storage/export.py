@@ -139,6 +139,8 @@ class Export:
             handle.aio_connect_tcp(self._place[0], str(self._place[1]))
         except nbd.Error:
             self._again()
+        else:
+            self._look()  # a server that is quick has answered everything by now, and nothing more would come
 
     def _drop(self) -> None:
         handle, self._handle, self._ready = self._handle, None, False
@@ -304,8 +306,12 @@ class Export:
         except nbd.Error:
             pass  # what became of it shows below
         self._settle()
-        if self._handle is not handle:
-            return
+        if self._handle is handle:
+            self._look()
+
+    def _look(self) -> None:
+        """What became of the connection."""
+        handle = self._handle
         if self._lost():
             self._again()
         elif not self._ready and self._redoing is None and handle.aio_is_ready():

@@ -25,7 +25,7 @@ _ENTRY: Final = "from bench.cli import main; main()"
 
 FIGURES: Final = (
     ("total time", "total_ns"),
-    ("its transfer", "transfer_ns"),
+    ("the transfer", "transfer_ns"),
     ("downtime", "downtime_ns"),
     ("the longest outage", "outage_ns"),
 )

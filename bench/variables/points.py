@@ -10,11 +10,12 @@ from bench.scenario import Scenario
 DISKS: Final = 'guest.disks=[{kind="shared", format="raw", size="32MiB"}]'
 QUICK: Final = (
     "calibration.enabled=false",
-    "run.warmup=700ms",
+    "run.warmup=500ms",
     "run.settle=100ms",
     "run.pause_between=100ms",
     "run.watch_switches=false",
     'controller.app="standalone"',
+    'announce={schedule="custom", rounds=3, initial="50ms", step="50ms"}',
     'clients=[{kind="udp-echo", interval="1ms"}]',
 )
 """What makes a run short: nothing is calibrated, one client, switches that learn by themselves, short waits."""
@@ -72,13 +73,13 @@ def _bandwidth(base: Scenario) -> Variable:
 
 def _hardware() -> Variable:
     points = tuple(Point(cpu, (f"hosts.default.cpu={cpu}",)) for cpu in (0.2, 0.35, 0.5, 0.75, 1.0))
-    return Variable("hardware", "the processors of each hypervisor", "processors", points)
+    return Variable("hardware", "the processors of each hypervisor", "CPUs", points)
 
 
 def _load() -> Variable:
     """Within a hypervisor that has one processor: else a large machine would not feel it."""
     points = tuple(Point(load, (f"hosts.default.load.cpu={load}",)) for load in (0.0, 0.25, 0.5, 1.0, 2.0))
-    return Variable("load", "load on the hypervisors", "processors", points, ("hosts.default.cpu=1.0",))
+    return Variable("load", "load on the hypervisors", "CPUs", points, ("hosts.default.cpu=1.0",))
 
 
 def _storage(base: Scenario) -> Variable:
