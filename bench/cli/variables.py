@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -19,6 +18,7 @@ from bench.clock import NS_PER_S, now_ns
 from bench.errors import BenchError, ScenarioError
 from bench.output import OutputDirectory
 from bench.plan import Plan
+from bench.report.text import table
 from bench.scenario import Scenario
 from bench.series import load_scenarios
 from bench.units import format_duration
@@ -81,7 +81,7 @@ def run_variables(
     write(swept, place.path)
     for item in swept:
         (place.path / f"{item.variable.key}.svg").write_text(draw(item), encoding="utf-8")
-        console.print(_table(item))
+        console.print(_table(item, console))
         for found in item.points:
             if found.problem:
                 console.print(f"{found.value:g} {item.variable.unit}: {found.problem}", highlight=False, markup=False)
@@ -155,27 +155,24 @@ def _chosen(known: tuple[Variable, ...], only: list[str]) -> list[Variable]:
     return [variable for variable in known if not only or variable.key in only]
 
 
-def _table(swept: Swept) -> Table:
+def _table(swept: Swept, console: Console) -> Table:
     """Medians of the point's migrations, each beside what the model expects: of the transfer, which is the total time
     without its set-up, of the downtime and of the rounds.
     """
-    table = Table(
-        title=swept.variable.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
     captions = ("total", "transfer", "model", "downtime", "model", "rounds", "model", "outage")
-    for caption in (swept.variable.unit, *captions):
-        table.add_column(caption, justify="right")
+    shown = table(console, swept.variable.unit, *captions, left=0)
+    shown.title, shown.title_justify = swept.variable.name, "left"
     for point in swept.points:
         if point.problem:
-            table.add_row(f"{point.value:g}")
+            shown.add_row(f"{point.value:g}")
             continue
         cells = [
             *(_time(point, name) for name in TIMES),
             *(_count(point, name) for name in ("rounds", "expected_rounds")),
             _time(point, "outage_ns"),
         ]
-        table.add_row(f"{point.value:g}", *cells)
-    return table
+        shown.add_row(f"{point.value:g}", *cells)
+    return shown
 
 
 def _time(point: Measured, name: str) -> str:
