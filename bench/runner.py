@@ -157,7 +157,7 @@ class Runner:
         stats, problems = testbed.guests.stats(quiet=self._standing is None)
         surroundings = self._surroundings.stop()
         disks, wrong = testbed.storage.prove(stats) if self._standing is None else ({"disks": {}}, [])
-        problems += [*wrong, *self._surroundings.reasons]
+        problems += wrong
         self._watch.stop_frames(seen)
         moves: list[Move] = sorted(self._mover.moves, key=lambda move: move.start_ns) if self._mover else []
         return RawRun(
