@@ -110,7 +110,7 @@ class Forecaster:
         )
 
     def _leaving_bps(self, guest: str) -> int:
-        """What the downloads of a guest take of the way out of its host."""
+        """What the bulk that a guest sends takes of the way out of its host."""
         flows = (flow for flows in self._plan.flows_of(guest).values() for flow in flows)
         return sum(_leaving_bps(flow) for flow in flows)
 
@@ -200,8 +200,9 @@ def measure(
 
 
 def _leaving_bps(client: ClientSpec) -> int:
-    """What a paced download takes of the way out of the guest's host; one without a rate takes what it can get."""
-    return client.rate if client.kind == "tcp-download" else 0
+    """What a paced flow with its data from the guest takes of the way out; one without a rate takes what it can get."""
+    from_guest = ("tcp-upload", "udp-stream") if client.direction == "from-guest" else ("tcp-download",)
+    return client.rate if client.kind in from_guest else 0
 
 
 def _limit_ns(downtime_limit: object) -> int | None:
