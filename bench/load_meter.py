@@ -32,7 +32,7 @@ def take_reading(pid: int) -> Reading:
     """Of stress-ng *pid* and its workers, as far as they live."""
     cpu_ns = dict.fromkeys(STRESSORS, 0)
     written = 0
-    for one in _tree(pid):
+    for one in tree(pid):
         text = _read(Path(f"/proc/{one}/stat"))
         name, fields = text[text.find("(") + 1 : text.rfind(")")], text[text.rfind(")") + 2 :].split()
         for kind, begins in STRESSORS.items():
@@ -54,19 +54,19 @@ def measured(begin: Reading, end: Reading) -> dict[str, Any]:
     return {**result, **({"written_bytes_per_s": written} if written > 0 else {})}
 
 
-def memory_rate(metrics: Path) -> int | None:
-    """What ``--stream`` says of memory in bytes/s, all its workers together; None when it says nothing."""
+def memory_rate(metrics: Path, workers: int) -> int | None:
+    """What ``--stream`` says of memory in bytes/s, reads and writes of all its workers; None when it says nothing."""
     try:
         with metrics.open("rb") as file:
             text = file.read(_MAX_METRICS_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
-    workers = re.search(r"stressor: stream.*?instances: (\d+)", text, re.DOTALL)
-    found = re.search(r"memory-rate[^:\n]*: ([0-9.]+)", text)
-    return round(float(found[1]) * (1 << 20) * int(workers[1] if workers else 1)) if found else None
+    found = re.findall(r"memory(?:-read|-write)?-rate-mb-per-sec: ([0-9.]+)", text)
+    return round(sum(map(float, found)) * (1 << 20)) * workers if found else None
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
     found, todo = [], [pid]
     while todo:
         one = todo.pop()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,8 @@ from bench.clock import NS_PER_S, Deadline, now_ns, wait_until
 from bench.errors import BenchError, HostError, MachineError
 from bench.host.commands import Process, spawn
 from bench.host.limits import Limits
+from bench.host_load import HostLoad
 from bench.link.impairment import Direction
-from bench.load_meter import Reading, measured, memory_rate, take_reading
 from bench.plan import Plan
 from bench.plan_network import card_speed, limited
 from bench.scenario import HostSpec, Scenario, ScriptSpec
@@ -51,8 +52,7 @@ class Surroundings:
         self._directory = directory
         self._record = record_cgroup
         self._limits: dict[str, Limits] = {}
-        self._load: dict[str, Process] = {}
-        self._readings: dict[str, Reading] = {}  # when guests began to move
+        self._load: dict[str, HostLoad] = {}
         self._servers: list[Process] = []
         self._flows: list[tuple[Process, Path]] = []
         self._testbed: Testbed | None = None
@@ -69,8 +69,9 @@ class Surroundings:
         divided = any(guest.vcpu_cpu for guest in self._scenario.guests)
         for name in testbed.hypervisors:
             spec = host_spec(self._scenario, name)
-            if spec.cpu or spec.memory or spec.cores or divided:
-                self._limit(name, spec, divided)
+            inside = divided or 0 < spec.load.memory < 1
+            if spec.cpu or spec.memory or spec.cores or inside:
+                self._limit(name, spec, inside)
         if not list(testbed.guests):
             testbed.guests.limited = set(self._limits)
         testbed.guests.place, testbed.guests.vcpu_group = self.place, self.vcpu_group
@@ -79,15 +80,11 @@ class Surroundings:
         """Begin, with all guests booted. :raises BenchError: what cannot be had."""
         self.prepare(testbed)
         for name, hypervisor in testbed.hypervisors.items():
-            spec = host_spec(self._scenario, name)
-            argv = stress_arguments(spec, self._metrics(name))
-            if argv:
-                log = self._directory / "logs" / f"stress.{name}.log"
-                process = spawn(argv, netns_pid=hypervisor.pid, log=log, name=f"stress-ng on {name}")
-                self._load[name] = process
-                self.place(name, process.pid)
-                self._told.setdefault("load", {})[name] = {"asked": spec.load.model_dump()}
-                self._readings[name] = take_reading(process.pid)
+            load = host_spec(self._scenario, name).load
+            if load.cpu or load.memory or load.io:
+                place, group = functools.partial(self.place, name), self.vcpu_group(name)
+                logs = self._directory / "logs"
+                self._load[name] = HostLoad(name, load, logs, hypervisor.pid, place, group)
         for guest in testbed.guests:  # those that booted before their hypervisor had limits
             if guest.process is not None and guest.host not in testbed.guests.limited:
                 self.place(guest.host, guest.process.pid)
@@ -166,8 +163,8 @@ class Surroundings:
 
     def begin_wave(self) -> None:
         """Guests begin to move: links are as the scenario says, and the script starts anew."""
-        for name, process in self._load.items():
-            self._readings[name] = take_reading(process.pid)
+        for load in self._load.values():
+            load.begin()
         if not self._scenario.script or self._testbed is None:
             return
         for name, asked in self._before.items():
@@ -199,8 +196,8 @@ class Surroundings:
 
     def check(self) -> None:
         """:raises HostError: when a load has ended by itself."""
-        for process in self._load.values():
-            process.require_alive()
+        for load in self._load.values():
+            load.check()
         for process, _output in self._flows:
             if not process.alive:
                 raise HostError(f"{process.name} ended: {process.last_lines()}")
@@ -210,24 +207,14 @@ class Surroundings:
         if self._flows:
             self._told["cross_traffic"] = self._flow_results()
             self._flows = []
-        levels = {name: measured(self._readings[name], take_reading(one.pid)) for name, one in self._load.items()}
-        for process in [*self._load.values(), *self._servers]:
+        for process in self._servers:
             process.stop(Deadline(STOP_NS))
-        for name, level in levels.items():
-            rate = memory_rate(self._metrics(name))
-            told = self._told["load"][name]
-            told["measured"] = {**level, **({} if rate is None else {"memory_bytes_per_s": rate})}
-            self._doubt(name, told["asked"]["cpu"], level)
+        for name, load in self._load.items():
+            told, reasons = load.stop()
+            self._told.setdefault("load", {})[name] = told
+            self.reasons += reasons
         self._load, self._servers = {}, []
         return self._told
-
-    def _metrics(self, host: str) -> Path:
-        return self._directory / "logs" / f"stress.{host}.yaml"
-
-    def _doubt(self, host: str, asked: float, level: Mapping[str, Any]) -> None:
-        got = float(level.get("cpu_processors", 0.0))
-        if asked and abs(got - asked) > 0.25 * asked:
-            self.reasons.append(f"load on {host}: {got:g} processors' worth where {asked:g} were asked")
 
 
 @contextlib.contextmanager
@@ -251,25 +238,6 @@ def surrounded(
         stack.callback(surroundings.stop)
         surroundings.start(testbed)
         yield testbed
-
-
-def stress_arguments(spec: HostSpec, metrics: Path | None = None) -> list[str]:
-    """stress-ng's for a load; empty for none.
-
-    :param metrics: where it is to write what it did.
-    """
-    load = spec.load
-    argv: list[str] = []
-    if load.cpu:
-        workers = max(1, -(-round(load.cpu * 1000) // 1000))
-        argv += ["--cpu", str(workers), "--cpu-load", str(max(1, round(100 * load.cpu / workers)))]
-        argv += ["--cpu-method", "int64"]
-    if load.memory:
-        argv += ["--stream", str(load.memory)]
-    if load.io:
-        argv += ["--hdd", str(load.io), "--hdd-bytes", "16M"]
-    argv += ["--metrics", "--yaml", str(metrics)] if argv and metrics is not None else []
-    return ["stress-ng", *argv, "--timeout", str(STRESS_S), "--temp-path", "/tmp", "--quiet"] if argv else []  # noqa: S108
 
 
 def changed(direction: Direction, change: ScriptSpec, speed_bps: int = 0) -> Direction:

@@ -46,7 +46,7 @@ def _hosts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if asked.get("memory"):
             rate = level.get("memory_bytes_per_s")
             seen = f"{level.get('memory_processors', 0):g} processors" + (f", {format_bytes(rate)}/s" if rate else "")
-            parts.append(f"{asked['memory']} streaming through memory ({seen})")
+            parts.append(f"{asked['memory']:g} streaming through memory ({seen})")
         if asked.get("io"):
             written = f"{format_bytes(level.get('written_bytes_per_s', 0))}/s to disk"
             parts.append(f"{asked['io']} writing and syncing ({level.get('io_processors', 0):g} processors, {written})")

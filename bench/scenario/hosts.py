@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.scenario.values import FROM_LIST, Bandwidth, BitRate, Bytes, DurationNs, NodeName, Share, Spec
 
@@ -12,13 +12,22 @@ from bench.scenario.values import FROM_LIST, Bandwidth, BitRate, Bytes, Duration
 class LoadSpec(Spec):
     """Work beside the guests on a hypervisor, by stress-ng, within the hypervisor's limits.
 
-    ``cpu``: so many processors' worth, such as 0.5. ``memory``: processes that stream through memory. ``io``: processes
-    that write to the disk of the machine and sync.
+    ``cpu``: so many processors' worth, such as 0.5. ``memory``: so many processors' worth of streaming through
+    memory: whole ones, or a share of one such as 0.5. ``io``: processes that write to the disk of the machine and sync.
     """
 
     cpu: Annotated[float, Field(ge=0, le=64, strict=False)] = 0.0
-    memory: Annotated[int, Field(ge=0, le=64)] = 0
+    memory: Annotated[float, Field(ge=0, le=64, strict=False)] = 0.0
     io: Annotated[int, Field(ge=0, le=64)] = 0
+
+    @field_validator("memory")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != round(value):
+            raise ValueError("a share from 0.01 to 1, or a whole number up to 64")
+        if 0 < value < 0.01:
+            raise ValueError("0, or a share from 0.01 on")
+        return value
 
 
 class HostSpec(Spec):

@@ -23,12 +23,14 @@ def test_a_process_that_is_no_worker_counts_nothing():
     assert set(reading.cpu_ns.values()) == {0}
 
 
-def test_the_memory_rate_is_of_all_workers(tmp_path):
+def test_the_memory_rate_is_of_reads_and_writes_of_all_workers(tmp_path):
     file = tmp_path / "m.yaml"
-    file.write_text("metrics:\n    - stressor: stream\n      mb-per-sec-memory-rate: 100.5\n")
-    assert memory_rate(file) == round(100.5 * (1 << 20))
-    file.write_text("metrics:\n    - stressor: stream\n      instances: 2\n      mb-per-sec-memory-rate: 1\n")
-    assert memory_rate(file) == 2 << 20
+    file.write_text(
+        "metrics:\n    - stressor: stream\n      memory-read-rate-mb-per-sec: 2.5\n"
+        "      memory-write-rate-mb-per-sec: 1.5\n      memory-rate-mflop-per-sec: 370.4\n"
+    )
+    assert memory_rate(file, 1) == 4 << 20
+    assert memory_rate(file, 2) == 8 << 20
     file.write_text("metrics:\n")
-    assert memory_rate(file) is None
-    assert memory_rate(tmp_path / "missing") is None
+    assert memory_rate(file, 1) is None
+    assert memory_rate(tmp_path / "missing", 1) is None

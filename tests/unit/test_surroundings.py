@@ -1,13 +1,16 @@
 """What surrounds a migration: which load is meant, how the script changes a link, and what a plan refuses."""
 
+from pathlib import Path
+
 import pytest
 
 from bench.errors import ScenarioError
 from bench.host.limits import hierarchies
+from bench.host_load import memory_arguments, stress_arguments
 from bench.link.impairment import Direction
 from bench.plan_surroundings import check_surroundings
-from bench.scenario import HostSpec, Scenario, ScriptSpec, parse_scenario
-from bench.surroundings import changed, host_spec, stress_arguments
+from bench.scenario import HostSpec, LoadSpec, Scenario, ScriptSpec, parse_scenario
+from bench.surroundings import changed, host_spec
 
 LINKS = ["h1-s1", "h2-s1"]
 
@@ -21,7 +24,7 @@ def check(**raw):
     ("cpu", "workers", "share"), [(0.5, "1", "50"), (1.0, "1", "100"), (1.5, "2", "75"), (2.0, "2", "100")]
 )
 def test_a_cpu_load_is_so_many_processors_worth(cpu, workers, share):
-    argv = stress_arguments(HostSpec.model_validate({"load": {"cpu": cpu}}))
+    argv = stress_arguments(LoadSpec.model_validate({"cpu": cpu}))
     assert argv[:5] == ["stress-ng", "--cpu", workers, "--cpu-load", share]
 
 
@@ -31,7 +34,16 @@ def test_a_named_host_inherits_from_the_default_one():
 
 
 def test_no_load_starts_nothing():
-    assert stress_arguments(HostSpec()) == []
+    assert stress_arguments(LoadSpec()) == []
+    assert memory_arguments(LoadSpec(), Path("m")) == []
+
+
+@pytest.mark.parametrize(("memory", "workers"), [(0.5, "1"), (1, "1"), (3, "3")])
+def test_a_load_of_memory_is_shares_of_one_or_whole_processors(memory, workers):
+    argv = memory_arguments(LoadSpec.model_validate({"memory": memory}), Path("m"))
+    assert argv[:3] == ["stress-ng", "--stream", workers]
+    with pytest.raises(ScenarioError):
+        parse_scenario({"hosts": {"h1": {"load": {"memory": memory + 1.25}}}}, "test")
 
 
 def test_a_host_without_limits_of_its_own_has_the_default_ones():
