@@ -22,7 +22,7 @@ from bench.moving.schedule import Order
 from bench.plan import Plan
 from bench.result import RunResult
 from bench.runner import Runner
-from bench.scenario import ClientSpec, Scenario
+from bench.scenario import ClientSpec, Scenario, SurvivalSpec
 from bench.scenario.clients import TcpSpec
 from bench.survival.cells import Variant, base_of, variants
 from bench.survival.result import SurvivalResult
@@ -34,6 +34,14 @@ LONGEST_NS: Final = 25 * NS_PER_S
 """A stall of twice this must end while a run waits for its flows."""
 
 
+def request_first(spec: SurvivalSpec) -> SurvivalSpec:
+    """Requests as the base of all variants: in a stream to the guest it is the guest's kernel that speaks first when it
+    leaves TCP_REPAIR, and a client's timers are not what ends its wait.
+    """
+    patterns = sorted(spec.patterns, key=lambda pattern: pattern != "request")
+    return spec.model_copy(update={"patterns": tuple(patterns)})
+
+
 def flow_of(variant: Variant, name: str, interval_ns: int, size: int) -> ClientSpec | None:
     """The flow that is such a connection; None for what only the laboratory can make."""
     from_guest = variant.sends_first == "guest"
@@ -43,7 +51,7 @@ def flow_of(variant: Variant, name: str, interval_ns: int, size: int) -> ClientS
         return None
     tcp = TcpSpec.model_construct(
         congestion=variant.congestion,
-        user_timeout=0 if variant.pattern == "stream" and from_guest else variant.user_timeout_ns,
+        user_timeout=variant.user_timeout_ns,
         rto_min=0 if variant.kernel.rto_min_ns == 200_000_000 else variant.kernel.rto_min_ns,
     )
     return ClientSpec.model_construct(
@@ -98,6 +106,7 @@ class MoveLab:
         output: Path,
         progress: Callable[[Event], None],
     ) -> None:
+        scenario = scenario.model_copy(update={"survival": request_first(scenario.survival)})
         self._flows = chosen(scenario)
         clients = tuple(flow for _variant, flow in self._flows.values())
         run = scenario.run.model_copy(update={"warmup": scenario.survival.warmup, "settle": NS_PER_S // 2, "repeat": 1})
