@@ -48,6 +48,7 @@ def _whole(argv: list[str]) -> list[str]:
 class HostLoad:
     """Running from its making on; :meth:`stop` is idempotent.
 
+    :ivar asked: what it is to be.
     :param place: puts a process under the hypervisor's limits.
     :param group: the control group that one for a share of memory's load is made in; empty where none is needed.
 
@@ -58,11 +59,11 @@ class HostLoad:
         self, host: str, load: LoadSpec, logs: Path, netns_pid: int, place: Callable[[int], None], group: str
     ) -> None:
         self._host = host
-        self._load = load
+        self.asked = load
         self._metrics = logs / f"stress.{host}.yaml"
         self._group: CpuGroup | None = None
         self._processes: list[Process] = []
-        self._told: dict[str, Any] | None = None
+        self._level: dict[str, Any] | None = None
         for kind, argv in (("", stress_arguments(load)), (".memory", memory_arguments(load, self._metrics))):
             if argv:
                 log = logs / f"stress.{host}{kind}.log"
@@ -87,26 +88,26 @@ class HostLoad:
             process.require_alive()
 
     def stop(self) -> tuple[dict[str, Any], list[str]]:
-        """End it. :returns: what was asked and measured, and why not to trust the run."""
-        if self._told is None:
+        """End it. :returns: what was measured, and why not to trust the run."""
+        if self._level is None:
             end = [take_reading(process.pid) for process in self._processes]
             for process in self._processes:
                 process.stop(Deadline(STOP_NS))
             if self._group is not None:
                 self._group.remove()
-            self._told = {"asked": self._load.model_dump(), "measured": self._level(end)}
-        level, reasons = self._told["measured"], []
-        shares = {"cpu": self._load.cpu, "memory": self._load.memory}
+            self._level = self._measured(end)
+        reasons = []
+        shares = {"cpu": self.asked.cpu, "memory": self.asked.memory}
         for kind, asked in shares.items():
-            got = float(level.get(f"{kind}_processors", 0.0))
+            got = float(self._level.get(f"{kind}_processors", 0.0))
             if asked and abs(got - asked) > TOLERANCE * asked:
                 what = {"cpu": "load", "memory": "load of memory"}[kind]
                 reasons.append(f"{what} on {self._host}: {got:g} processors' worth where {asked:g} were asked")
-        return self._told, reasons
+        return self._level, reasons
 
-    def _level(self, end: list[Reading]) -> dict[str, Any]:
+    def _measured(self, end: list[Reading]) -> dict[str, Any]:
         level: dict[str, Any] = {}
         for before, after in zip(self._begin, end, strict=True):
             level.update(measured(before, after))
-        rate = memory_rate(self._metrics, memory_workers(self._load))
+        rate = memory_rate(self._metrics, memory_workers(self.asked))
         return level if rate is None else {**level, "memory_bytes_per_s": rate}

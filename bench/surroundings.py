@@ -210,8 +210,9 @@ class Surroundings:
         for process in self._servers:
             process.stop(Deadline(STOP_NS))
         for name, load in self._load.items():
-            told, reasons = load.stop()
-            self._told.setdefault("load", {})[name] = told
+            level, reasons = load.stop()
+            self._told.setdefault("load", {})[name] = load.asked.model_dump()
+            self._told.setdefault("load_measured", {})[name] = level
             self.reasons += reasons
         self._load, self._servers = {}, []
         return self._told

@@ -38,8 +38,8 @@ def _hosts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             parts.append(f"processors {cores} (cgroup v{versions.get('cpuset', '?')})")
         if parts:
             yield host, "limit: " + ", ".join(parts)
-    for host, load in (told.get("load") or {}).items():
-        asked, level = load.get("asked", load), load.get("measured") or {}
+    for host, asked in (told.get("load") or {}).items():
+        level = (told.get("load_measured") or {}).get(host, {})
         parts = []
         if asked.get("cpu"):
             parts.append(f"{asked['cpu']:g} processors' worth asked, {level.get('cpu_processors', 0):g} measured")
