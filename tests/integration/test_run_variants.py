@@ -43,10 +43,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Bench]:
     topology.write_text(RACKS)
     first = [
         *settings(*QUICK, 'controller.framework="os-ken"', "guest.workload.pattern=sequential", "guest.vcpus=2"),
+        *settings("migration.compression=zstd", "migration.security=tls"),
         *("--topo", "linear,switches=2"),
     ]
     second = [
         *settings(*QUICK, 'controller.app="standalone"', "guest.workload.pattern=uniform", "clients.3.host=c2"),
+        *settings("migration.security=ssh"),
         *("--topo", f"{topology}:racks,2,spine=s7"),
     ]
     with contextlib.ExitStack() as stack:
@@ -85,6 +87,23 @@ def test_os_ken_and_a_row_of_switches(linear: RunResult) -> None:
         assert switch.confirmed_ns is not None
         assert switch.stable_ns is not None
     assert "s1-s2" in {link.name for link in linear.links}
+
+
+def test_levers_say_what_they_saved_and_cost_and_the_prediction_knew_them(
+    pair: tuple[Bench, Bench], linear: RunResult, racks: RunResult
+) -> None:
+    assert linear.cost["compression"]["saved_bytes"] > 0
+    assert linear.cost["security"]["carrier"] == "tls"
+    assert racks.cost["security"]["carrier"] == "ssh"
+    for result, run in ((linear, pair[0]), (racks, pair[1])):
+        assert result.cost["security"]["cpu_ns"] > 0
+        assert result.prediction is not None
+        assert result.cost["security"]["carrier"].upper() in result.prediction.note
+        assert "\nLevers " in run.stdout
+    assert linear.prediction is not None
+    assert linear.prediction.predicted is not None
+    assert 0 < linear.prediction.inputs["levers"]["wire_share"] < 1
+    assert linear.prediction.predicted.bytes < linear.memory.bytes * 6 // 10  # plain it were 7: 3 are zero
 
 
 def test_a_users_topology_without_a_controller(racks: RunResult) -> None:
