@@ -19,7 +19,7 @@ from bench.migration.transport import Pacer, chunk_pages
 
 CHUNK_NS: Final = 10 * NS_PER_MS  # how long sending one piece may take: a cancel waits for no more
 PROGRESS_NS: Final = 200 * NS_PER_MS
-DRAIN_NS: Final = 50 * NS_PER_MS
+DRAIN_NS: Final = 100 * NS_PER_MS  # what waits in the socket of a link of 100 Mbit/s
 
 
 class Rounds:
@@ -82,7 +82,7 @@ class Rounds:
         if not paused and (until or self._order.limits.downtime_limit_ns is None):
             # What still waits in the socket at the pause is downtime as well, and a round of few pages ends long before
             # they have crossed: collect when they have.
-            self._drain(Deadline(DRAIN_NS))
+            self.drain()
         self._account(acked_bytes, begin_ns)
         queued_bytes = self._outlet.info().queued_bytes
         if not paused:
@@ -144,8 +144,9 @@ class Rounds:
         """
         self._estimate.add(self._outlet.info().acked_bytes - acked_bytes, now_ns() - begin_ns)
 
-    def _drain(self, deadline: Deadline) -> None:
-        """Wait until all that was sent is acknowledged, or until the *deadline*; serve what is watched meanwhile."""
+    def drain(self) -> None:
+        """Wait until all that was sent is acknowledged, up to :data:`DRAIN_NS`; serve what is watched meanwhile."""
+        deadline = Deadline(DRAIN_NS)
         while self._outlet.info().queued_bytes and not deadline.expired:
             # the kernel tells nobody when the last acknowledgement came
             self._outlet.pause(Deadline(min(NS_PER_MS // 4, deadline.remaining_ns)))

@@ -68,8 +68,10 @@ class Lane:
         while self._left:
             count = self.connection.read_available(self._left)
             if not count:
+                self.connection.expect(len(self._left))
                 return None
             self._left = self._left[count:]
+        self.connection.expect(1)
         frame, self._frame = self._frame, None
         if frame.kind in wire.TRANSFERS:
             self._receiver.settle(frame, self._payload)
@@ -175,6 +177,9 @@ class Lanes:
             if fd in self._watched:
                 self._watched[fd]()
         if not found and not buffered:
+            trickling = [lane for lane in lanes if self._due_ns(lane) <= now_ns() and lane.connection.arrived]
+            if trickling:  # less than was expected
+                return trickling
             self._check_time(lanes)
         readable = [by_fd[fd] for fd, _events in found if fd in by_fd]
         return readable + [lane for lane in buffered if lane not in readable]

@@ -30,6 +30,7 @@ from bench.errors import MigrationError, WireError
 CONGESTION_CONTROL: Final = "cubic"
 LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
 NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy
+WAKE_BYTES: Final = 128 << 10  # of a payload that is awaited: a reader that wakes for less costs more than it gains
 BACKLOG: Final = 128
 _KEEPALIVES: Final = 3
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
@@ -83,6 +84,7 @@ class Connection:
         self.sent_bytes = 0
         self.give_up: Deadline | None = None
         self.broken = False
+        self._expected = 1
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {}
         sock.setblocking(True)
@@ -300,6 +302,22 @@ class Connection:
         if not count:
             raise PeerClosed("the other engine closed the connection")
         return count
+
+    def expect(self, count: int) -> None:
+        """Until the next call the socket need not be readable before *count* bytes are there, or :data:`WAKE_BYTES`.
+
+        For those who wait for several connections and take what is there (SO_RCVLOWAT, socket(7)); 1 is usual.
+        """
+        wanted = max(1, min(count, WAKE_BYTES))
+        if wanted != self._expected:
+            self._expected = wanted
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+
+    @property
+    def arrived(self) -> int:
+        """Bytes that the socket holds, however many are expected (FIONREAD, tcp(7))."""
+        (count,) = struct.unpack("=i", fcntl.ioctl(self.sock, termios.FIONREAD, b"\0\0\0\0"))
+        return int(count)
 
     def limit_queue(self, limit_bytes: int) -> None:
         """How much may be sent and not acknowledged: a send buffer of this size (socket(7), SO_SNDBUFFORCE)."""

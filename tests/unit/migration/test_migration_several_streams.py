@@ -79,6 +79,9 @@ class FakeConnection:
         del self.data[:count]
         return count
 
+    def expect(self, count):
+        assert count >= 1
+
     def info(self):
         return TransportInfo(self.sent_bytes, 0, 1, 1, 0)
 
@@ -420,6 +423,23 @@ def test_a_stream_that_owes_its_rounds_end_is_lost():
         left[0].send(wire.encode_round_end(1, 0))
         with pytest.raises(PeerLost, match="stream 2: nothing arrived"):
             lanes.next()
+
+
+def test_a_stream_that_trickles_is_not_lost():
+    """Less arrives in the time of a dead link than a reader of whole payloads wakes for."""
+    timeout_ns = 100 * NS_PER_MS
+    with connected(2, link_timeout_ns=timeout_ns) as (left, right), memories() as (source, destination):
+        lanes, _receiver = lanes_of(right, destination)
+        end = run_beside(lanes.next)
+        payload = source.words[:64].data.cast("B")
+        left[1].send(wire.encode_run(0, 64))
+        for begin in range(0, len(payload), 32 << 10):
+            left[1].send(payload[begin : begin + (32 << 10)])
+            left[1].wait(0, Deadline(timeout_ns // 2), "a slow link")
+        left[1].send(wire.encode_round_end(1, 64))
+        left[0].send(wire.encode_round_end(1, 64))
+        assert end().kind is Kind.ROUND_END
+        assert np.array_equal(destination.words[:64], source.words[:64])
 
 
 def test_the_source_may_be_silent_between_rounds_for_longer_than_a_link():
