@@ -132,7 +132,8 @@ def total_ns(timeline: Timeline, window: Window) -> int | None:
 def transfer_ns(timeline: Timeline, window: Window) -> int | None:
     """As :func:`total_ns`, but from the end of the set-up: the time in which memory and state crossed."""
     at = _Moments(timeline, window)
-    return None if at.setup_end is None or at.confirmed is None else at.confirmed - at.setup_end
+    end = at.confirmed if at.postcopy_begin is None else at.postcopy_end
+    return None if at.setup_end is None or end is None else end - at.setup_end
 
 
 def downtime_ns(timeline: Timeline, window: Window) -> int | None:

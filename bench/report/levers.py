@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
 
 from bench.report.text import clean, count, duration, heading, share, show, table
 from bench.units import format_bytes
 
 HEAD: Final = ("lever", "saved", "added", "CPU time", "time", "how")
-REMARK: Final = "bytes on the wire; CPU of both engines; time: an engine waited, or what the last column says"
+REMARK: Final = "what each saved and cost; CPU: of both engines; time: an engine waited"
 MAX_TEXT: Final = 80
 
 Cost = Mapping[str, Any]
@@ -29,7 +30,7 @@ class LeverRow:
     :param saved_bytes: that did not cross.
     :param added_bytes: that crossed because of it.
     :param cpu_ns: of all processors, the guest's own left out.
-    :param time_ns: see :data:`REMARK`.
+    :param time_ns: that an engine waited, or what *how* says.
     :param how: the rest, in words.
     """
 
@@ -63,11 +64,12 @@ def print_levers(cost: Cost, console: Console) -> None:
     if not found:
         return
     heading(console, "Levers", REMARK)
-    rows = table(console, *HEAD)
-    rows.columns[-1].justify = "left"
+    rows = table(console, *HEAD[:-1])
     for row in found:
-        rows.add_row(*row.cells())
+        rows.add_row(*row.cells()[:-1])
     show(console, rows)
+    for row in found:
+        console.print(Text(f"{row.name}: {row.how}"))
 
 
 def _number(item: Cost, key: str) -> int | None:
@@ -133,7 +135,7 @@ def _streams(item: Cost) -> LeverRow:
         f"{sum(_numbers(item, 'retransmits')):,} retransmits",
         f"windows full for up to {duration(max(full))}" if any(full) else "",
     )
-    return LeverRow("streams", time_ns=_number(item, "joined_ns"), how=f"{how}; time: until all had joined")
+    return LeverRow("streams", time_ns=_number(item, "joined_ns"), how=f"{how}; its time is until all had joined")
 
 
 def _throttle(item: Cost) -> LeverRow:
@@ -142,24 +144,28 @@ def _throttle(item: Cost) -> LeverRow:
         return LeverRow("auto-converge", time_ns=0, how="there was no need to hold the guest back")
     how = f"guest held back by up to {_number(item, 'percent') or 0} %, by its {_text(item, 'mechanism')}"
     lost = "" if lost_ns is None else f"{duration(lost_ns)} of its CPU time withheld"
-    return LeverRow("auto-converge", time_ns=on_ns, how=f"{_joined(how, lost)}; time: held back")
+    return LeverRow("auto-converge", time_ns=on_ns, how=f"{_joined(how, lost)}; its time is how long")
 
 
 def _dirty_limit(item: Cost) -> LeverRow:
     rates = [_number(item, key) for key in ("limit_bytes_per_s", "most_bytes_per_s", "last_bytes_per_s")]
     limit, most, last = ("?" if rate is None else f"{format_bytes(rate)}/s" for rate in rates)
-    held = "; time: held back" if _number(item, "capped_ns") is not None else ""
+    held = "; its time is how long the guest was held back" if _number(item, "capped_ns") is not None else ""
     return LeverRow(
         "dirty limit", time_ns=_number(item, "capped_ns"), how=f"{limit} asked, {most} at most, {last} at last{held}"
     )
 
 
 def _max_bandwidth(item: Cost) -> LeverRow:
-    return LeverRow("max bandwidth", time_ns=_number(item, "time_ns"), how="time: waited so as not to send faster")
+    return LeverRow(
+        "max bandwidth", time_ns=_number(item, "time_ns"), how="its time was waited so as not to send faster"
+    )
 
 
 def _announce_delay(item: Cost) -> LeverRow:
-    return LeverRow("announce delay", time_ns=_number(item, "time_ns"), how="time: that the announcement came later")
+    return LeverRow(
+        "announce delay", time_ns=_number(item, "time_ns"), how="its time is how much later the announcement began"
+    )
 
 
 def _security(item: Cost) -> LeverRow:

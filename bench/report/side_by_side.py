@@ -25,12 +25,22 @@ def print_side_by_side(runs: Sequence[tuple[str, RunResult | None]], console: Co
     :param runs: a label for each, and None where a run left no result.
     """
     heading(console, "Side by side", "outage: of each flow; downtime: the guest was paused")
-    width = max([_VALUE_WIDTH, *(len(label) for label, _ in runs)])
-    fitting = max(1, (console.width - _NAME_WIDTH) // (width + _GAP))
-    for begin in range(0, len(runs), fitting):
-        if begin:
+    for part in _fitting([max(_VALUE_WIDTH, len(label)) for label, _ in runs], console.width - _NAME_WIDTH):
+        if part.start:
             console.print()
-        _print_table(runs[begin : begin + fitting], console)
+        _print_table(runs[part], console)
+
+
+def _fitting(widths: Sequence[int], room: int) -> list[slice]:
+    """Columns of these widths in as few tables as *room* needs, at least one in each."""
+    parts: list[slice] = []
+    begin, left = 0, room
+    for at, width in enumerate(widths):
+        if at > begin and width + _GAP > left:
+            parts.append(slice(begin, at))
+            begin, left = at, room
+        left -= width + _GAP
+    return [*parts, slice(begin, len(widths))] if widths else []
 
 
 def _print_table(runs: Sequence[tuple[str, RunResult | None]], console: Console) -> None:

@@ -12,6 +12,7 @@ from bench.analysis.phases import (
     migration_rounds,
     pause_and_resume_ns,
     total_ns,
+    transfer_ns,
 )
 from bench.errors import ResultError
 from bench.timeline import Event, Timeline
@@ -71,6 +72,8 @@ def test_post_copy_goes_on_from_the_resume_until_the_last_page() -> None:
     events = timeline([*COMPLETED, *more, (5100, SOURCE, "postcopy_end")])
     assert spans(events)["postcopy"] == (780, 5000)
     assert total_ns(events, WINDOW) == 5000
+    assert transfer_ns(events, WINDOW) == 4900
+    assert transfer_ns(timeline(COMPLETED), WINDOW) == 610
     assert downtime_ns(events, WINDOW) == 170
 
 

@@ -90,8 +90,10 @@ def printed(cost, width: int = 200) -> str:
 
 
 def cells(name: str) -> list[str]:
+    """The cells of a lever's row, and at the end what is said of it below the table."""
     (line,) = [line for line in printed(COST).splitlines() if line.startswith(f"{name} ")]
-    return re.split(r"\s{2,}", line[len(name) :].strip())
+    (how,) = [line for line in printed(COST).splitlines() if line.startswith(f"{name}: ")]
+    return [*re.split(r"\s{2,}", line[len(name) :].strip()), how[len(name) + 2 :]]
 
 
 @pytest.mark.parametrize(

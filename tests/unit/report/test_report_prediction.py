@@ -108,3 +108,11 @@ def test_no_line_is_wider_than_the_console(width):
         assert all(len(line) <= width for line in shown.splitlines())
         assert "…" not in shown
     assert all(label in printed(lambda console: print_side_by_side(runs, console)) for label, _ in runs)
+
+
+def test_modes_of_different_names_fit_beside_each_other_on_eighty_columns():
+    runs = [(label, result()) for label in ("1-stop-and-copy", "2-precopy", "3-hybrid", "4-postcopy")]
+    shown = printed(lambda console: print_side_by_side(runs, console), width=80)
+    assert shown.count("\noutcome") == 1
+    assert printed(lambda console: print_side_by_side(runs, console), width=60).count("\noutcome") == 2
+    assert printed(lambda console: print_side_by_side(runs, console), width=20).count("\noutcome") == 4
