@@ -75,6 +75,11 @@ def _throughput(migration: MigrationResult) -> Numbers:
     return [migration.bytes_sent * 8e9 / transfer] if transfer else []
 
 
+def _slowdown(kind: str, migration: MigrationResult) -> Numbers:
+    medians = ((one.before.median_ns, one.copying.median_ns) for one in migration.interference if one.kind == kind)
+    return [copying / before for before, copying in medians if before and copying is not None]
+
+
 NAMED: Final[Mapping[str, Figure]] = {
     "total": Figure("duration", "from set-up to the handover", lambda one: _seen(one.total_ns)),
     "transfer": Figure(
@@ -90,6 +95,12 @@ NAMED: Final[Mapping[str, Figure]] = {
         "duration", "a flow got no answer, of each flow", lambda one: _seen(*(flow.outage_ns for flow in one.flows))
     ),
     "relearn": Figure("duration", "from the resume until a switch is stable, of each switch", _relearn),
+    "slowdown.flows": Figure(
+        "number", "median latency while copying over before, of each flow", functools.partial(_slowdown, "flow")
+    ),
+    "slowdown.disks": Figure(
+        "number", "median latency while copying over before, of each disk", functools.partial(_slowdown, "disk")
+    ),
     "flows.died": Figure("number", "flows that were not alive at the end", _died),
 }
 

@@ -3,9 +3,10 @@
 import numpy as np
 
 from bench.analysis.interference import BEFORE_NS, of_disks, of_flow, stretches
+from bench.figures import NAMED
 from bench.guest.disk_latency import EVENT, MOST_KEPT, STRETCH_NS, LatencyLog
 from bench.records import RECORD
-from bench.result import PhaseResult
+from bench.result import InterferenceResult, MigrationResult, Observed, PhaseResult
 from bench.timeline import Event
 
 MS = 10**6
@@ -87,3 +88,14 @@ def test_a_stretch_with_very_many_requests_is_bounded():
     log.close()
     assert len(seen[0]["latencies_us"]) == MOST_KEPT
     assert seen[0]["requests"] == MOST_KEPT + 10
+
+
+def test_a_slowdown_is_a_figure():
+    seen = Observed(duration_ns=S, requests=9, median_ns=2 * MS)
+    slow = InterferenceResult(
+        name="echo", kind="flow", before=seen, copying=seen.model_copy(update={"median_ns": 10 * MS})
+    )
+    disk = slow.model_copy(update={"name": "g1/vda", "kind": "disk", "before": Observed(duration_ns=S)})
+    migration = MigrationResult.model_construct(interference=[slow, disk])
+    assert NAMED["slowdown.flows"].of(migration) == [5.0]
+    assert NAMED["slowdown.disks"].of(migration) == []
