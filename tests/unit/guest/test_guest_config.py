@@ -35,6 +35,30 @@ def test_what_is_right_is_taken() -> None:
     assert config.lease_me == "h1"
 
 
+def test_further_cards() -> None:
+    card = {"mac": "02:00:00:01:01:01", "address": "10.20.0.1/24", "address6": "fd00:20::1/64", "vlan": 20}
+    config = GuestConfig.from_json({**RIGHT, "vlan": 10, "cards": [card]})
+    assert [(made.mac, made.vlan) for made in config.cards] == [(RIGHT["mac"], 10), (card["mac"], 20)]
+    assert config.ips == ("10.0.1.1", "10.20.0.1", "fd00:20::1")
+    assert [config.card_of(ip) for ip in config.ips] == ["eth0", "eth1", "eth1"]
+    assert GuestConfig.from_json(RIGHT).ips == ("10.0.1.1",)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"mac": RIGHT["mac"], "address": "10.20.0.1/24"},
+        {"mac": "02:00:00:01:01:01"},
+        {"mac": "02:00:00:01:01:01", "address": "10.20.0.1/24", "vlan": 4095},
+        {"mac": "02:00:00:01:01:01", "address": "10.20.0.1/24", "vlan": True},
+        {"mac": "02:00:00:01:01:01", "address": "10.20.0.1/24", "address6": "nonsense"},
+    ],
+)
+def test_a_wrong_card_is_refused(card: dict[str, Any]) -> None:
+    with pytest.raises(GuestError):
+        GuestConfig.from_json({**RIGHT, "cards": [card]})
+
+
 @pytest.mark.parametrize("key", sorted(set(RIGHT) - {"image"}))
 def test_what_is_missing_is_named(key: str) -> None:
     with pytest.raises(GuestError, match=key):

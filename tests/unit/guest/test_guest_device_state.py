@@ -89,6 +89,15 @@ def test_what_is_encoded_is_decoded(state: DeviceState) -> None:
     assert decode(blob(state)) == state
 
 
+def test_ipv6_is_carried_as_well() -> None:
+    state = dataclasses.replace(
+        MINIMAL,
+        neighbours=(("fd00::2", "02:00:00:00:01:02"),),
+        datagrams=(DatagramState(7, ("fd00::2", 40000), b"unread", "fd00::1"),),
+    )
+    assert decode(blob(state)) == state
+
+
 @settings(max_examples=60, deadline=None)
 @given(state=states, data=st.data())
 def test_a_damaged_state_is_one_guest_error(state: DeviceState, data: st.DataObject) -> None:

@@ -50,6 +50,13 @@ def test_a_bridge_and_a_neighbour_cache() -> None:
     assert neighbours(b"") == []
 
 
+def test_a_neighbour_cache_of_ipv6() -> None:
+    raw, ip = bytes.fromhex(MAC.replace(":", "")), socket.inet_pton(socket.AF_INET6, "fd00:20::1")
+    cache = struct.pack("=BxxxiHBB", socket.AF_INET6, 2, 0x02, 0, 0) + attribute(1, ip) + attribute(2, raw)
+    (entry,) = neighbours(message(28, cache))
+    assert (entry.ip, entry.mac, entry.state) == ("fd00:20::1", MAC, "reachable")
+
+
 def test_conntrack() -> None:
     ip = attribute(1, bytes([10, 0, 0, 9])) + attribute(2, bytes([10, 0, 1, 1]))
     proto = attribute(1, b"\x06") + attribute(2, (40000).to_bytes(2, "big")) + attribute(3, (7).to_bytes(2, "big"))
