@@ -177,7 +177,7 @@ class Runner:
                 self.directory / "events",
                 self._ends,
             ),
-            host_ports={there: port for ports in testbed.switch_ports().values() for port, there in ports.items()},
+            host_ports=testbed.host_ports(),
             links=testbed.links,
             environment={
                 **self._environment(testbed, load, stats, moves[0].start_ns if moves else end_ns - NS_PER_S, end_ns),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.access import attach_hosts
+from bench.access import attach_hosts, complete_checksums
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
 from bench.disks import Storage
@@ -163,6 +163,8 @@ class Testbed:
         for host in net.hosts:
             switch_ipv6_off(host.pid)  # or its multicast pollutes tables and counts
         net.start()
+        if self.scenario.controller.is_foreign and self.control.datapath == "user":
+            complete_checksums(net)
         factory.apply_all()  # after the start: Open vSwitch takes the qdiscs off a port that it adds
 
     def _stop_network(self) -> None:
@@ -255,6 +257,15 @@ class Testbed:
                 if here.node in self.net.switches:
                     ports.setdefault(here.node.name, {})[here.name] = there.node.name
         return ports
+
+    def host_ports(self) -> dict[str, str]:
+        """Host -> the switch port that its first link ends in: that of the guests' network where it has several."""
+        found = {}
+        for host in self.net.hosts if self.net is not None else ():
+            intf = host.defaultIntf()
+            if intf is not None and intf.link is not None:
+                found[host.name] = str(intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1)
+        return found
 
     # what the control plane may want to know beforehand
 

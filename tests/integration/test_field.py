@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,18 @@ def test_a_firewall_that_forgets_kills_connections(tmp_path: Path) -> None:
     result = sick.result()
     assert result.outcome == "completed"  # the guest moved all the same
     assert "conntrack_flushed" in (sick.output / "events.jsonl").read_text()
+
+
+def test_a_bond_takes_a_rarp_for_a_reflection_and_obeys_a_gratuitous_arp(tmp_path: Path) -> None:
+    """The neighbour on the hypervisor that the guest has left goes on sending to the old place, or not."""
+    sick, cured = pair(tmp_path, "slb-bond")
+    lost = {}
+    for name, run in (("sick", sick), ("cured", cured)):
+        assert run.result().outcome == "completed"
+        said = (run.output / "requests" / "c2" / "neighbour.out").read_text()
+        lost[name] = float(re.findall(r"([\d.]+)% packet loss", said)[0])
+        assert all(flow.alive for flow in run.result().flows if flow.host == "c1")  # elsewhere all is well
+    assert lost["cured"] < 15 < lost["sick"], lost
 
 
 def test_the_fdb_flaps_back_after_a_single_rarp(tmp_path: Path) -> None:
