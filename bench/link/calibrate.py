@@ -2,10 +2,11 @@
 
 What is measured and to which link it is attributed: :mod:`bench.link.paths`. Round trips are those of our own UDP echo,
 two processes and all switches included, nothing subtracted: the excess over the asked delays is the price of this
-machine. Links are as asked when the *minimum* of a series is within ``calibration.delay_tolerance``: what else runs on
-the machine can only add to it; else the run fails. The *median* has to be within the tolerance too, or the link's
-result says ``ok = False``: the link is right and the machine too busy. Rates are those of Ethernet frames in a short
-TCP burst, one direction at a time, within ``calibration.rate_tolerance`` of what was asked, or the run fails.
+machine. Links are as asked when the *minimum* of a series is within ``calibration.delay_tolerance``, which every switch
+on the path may add: what else runs on the machine can only add to it; else the run fails. The *median* has to be within
+the tolerance too, or the link's result says ``ok = False``: the link is right and the machine too busy. Rates are those
+of Ethernet frames in a short TCP burst, one direction at a time, within ``calibration.rate_tolerance`` of what was
+asked, or the run fails.
 
 What misses a tolerance is measured again, alone and longer, since a busy machine does that by chance; the best is taken
 and the number of attempts is in the result.
@@ -113,18 +114,21 @@ def skip_reason(path: Route, spec_burst_ns: int, round_trip_ns: int, *, back: bo
 def round_trip_problem(measured: Measured, tolerance_ns: int, round_trip_ns: int) -> str:
     """How *round_trip_ns* (the series' minimum or median) deviates from what was asked; "" when within the tolerance.
 
-    Jitter that was asked for widens the tolerance, and so does the time that the probes take to pass slow links.
+    Every switch on the path may add the tolerance. Jitter that was asked for widens it, and so does the time that the
+    probes take to pass slow links.
     """
     path = measured.path
     asked = path.round_trip_ns
     slack = tolerance_ns + path.jitter_ns
+    switches = max(1, len(path.hops) - 1)
+    more = tolerance_ns * switches + path.jitter_ns
     rates = [rate for hop in path.hops for rate in (hop.there.rate_bps, hop.back.rate_bps) if rate]
     passing = sum(128 * 8 * NS_PER_S // rate for rate in rates)
-    if asked - slack <= round_trip_ns <= asked + slack + passing:
+    if asked - slack <= round_trip_ns <= asked + more + passing:
         return ""
     return (
         f"round trip {format_duration(round_trip_ns)} instead of {format_duration(asked)} "
-        f"(tolerance {format_duration(tolerance_ns)})"
+        f"(tolerance {format_duration(tolerance_ns)}{f' for each of {switches} switches' if switches > 1 else ''})"
     )
 
 

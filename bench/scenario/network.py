@@ -102,7 +102,9 @@ class LinkSpec(Spec):
 
 
 class CalibrationSpec(Spec):
-    """What is checked before a run, and how far a link may be off."""
+    """What is checked before a run, and how far a link may be off. ``delay_tolerance``: by how much a round trip may be
+    shorter than asked for, and by how much longer for each switch on its way.
+    """
 
     enabled: bool = True
     burst: DurationNs = 150_000_000

@@ -114,6 +114,16 @@ def test_round_trips_are_judged_both_ways() -> None:
     assert round_trip_problem(jittery, MS, 14 * MS) == ""
 
 
+def test_every_switch_on_the_way_may_add_the_tolerance() -> None:
+    row = [Edge("h1-s1", "h1", "s1", GBIT, GBIT), Edge("s1-s2", "s1", "s2", GBIT, GBIT)]
+    row += [Edge("s2-s3", "s2", "s3", GBIT, GBIT), Edge("s3-h2", "s3", "h2", GBIT, GBIT)]
+    measured = Measured(find_paths(row, "h1", ["h1", "h2"])["h2"])
+    asked = measured.path.round_trip_ns
+    assert round_trip_problem(measured, MS, asked + 3 * MS) == ""
+    assert "1 ms for each of 3 switches" in round_trip_problem(measured, MS, asked + 4 * MS)
+    assert round_trip_problem(measured, MS, asked - 2 * MS)  # but none makes a link quicker
+
+
 def test_rates_are_judged_both_ways() -> None:
     assert rate_problem(10**9, 901 * 10**6, 0.1) == ""
     assert rate_problem(10**9, 899 * 10**6, 0.1)
