@@ -29,6 +29,7 @@ from rich.console import Console
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, ScenarioError
+from bench.guest.port import card_interface
 from bench.host.commands import python_environment, run
 from bench.link.impairment import from_spec
 from bench.migration.announce import frames
@@ -167,10 +168,13 @@ class Shell:
         for name in names:
             running = self.testbed.guests[name]
             pid = _peer_pid(running.control.channel.sock)
-            for frame in frames(kinds, running.spec.mac, running.spec.address):
-                argv = [sys.executable, "-m", "bench.host.frame_sender", "eth0", frame["hex"], "1", "0"]
-                run(argv, deadline=Deadline(COMMAND_NS), netns_pid=pid, env=python_environment())
-                self.console.print(f"{name} at {running.host}: {frame['kind']}", highlight=False)
+            for number, card in enumerate(running.spec.all_cards):
+                address, address6 = (text.partition("/")[0] for text in (card.address, card.address6 or ""))
+                for frame in frames(kinds, str(card.mac), address, address6=address6):
+                    interface = card_interface(number)
+                    argv = [sys.executable, "-m", "bench.host.frame_sender", interface, frame["hex"], "1", "0"]
+                    run(argv, deadline=Deadline(COMMAND_NS), netns_pid=pid, env=python_environment())
+                    self.console.print(f"{name} at {running.host}: {frame['kind']}", highlight=False)
 
     def watch(self, words: Sequence[str]) -> None:
         """Events on or off; without a word the last relearning."""

@@ -110,9 +110,9 @@ class Watch:
         stack.callback(captures.stop)
         for guest in self.scenario.guests:
             hosts = " or host ".join(card_addresses(guest)).split()
-            keep = ("arp", "or", "rarp", "or", "icmp6", "or", "vlan", "or", "host", *hosts)
-            if len(guest.all_cards) == 1 and not guest.vlan and guest.address6 is None:
-                keep = ("host", guest.address, "or", "arp", "or", "rarp")
+            keep = ("host", *hosts, "or", "arp", "or", "rarp")
+            if any(card.vlan or card.address6 for card in guest.all_cards):
+                keep = (*keep, "or", "icmp6", "or", "vlan")  # vlan last: what follows it is looked for behind a tag
             for name in self.plan.stations(guest.name):
                 hypervisor = testbed.hypervisors[name]
                 captures.start(CapturePort(f"{guest.name}@{name}", hypervisor.uplink, hypervisor.pid, keep))

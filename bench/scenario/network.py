@@ -22,8 +22,9 @@ class NetworkSpec(Spec):
     what the topology says, which is one converged card in most of them. ``firewall``: the routers of the
     topology are stateful firewalls. ``sysctls``: kernel parameters of every host that is no hypervisor,
     ``guest_sysctls``: of the guest; ``{dev}`` in a name stands for its interface.
-    ``vlans``: the access VLAN of a host's port, of hosts that are no hypervisors; ``addresses``: a host's IPv4 address
-    with its prefix length in place of the topology's; ``addresses6``: its IPv6 address, without which it has no IPv6.
+    ``vlans``: the access VLAN of a host's port (of hypervisors all or none, where Open vSwitch forwards by itself; by
+    default their ports carry all VLANs); ``addresses``: a host's IPv4 address with its prefix length in place of the
+    topology's; ``addresses6``: its IPv6 address, without which it has no IPv6.
     """
 
     topology: str = "single"
