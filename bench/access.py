@@ -45,21 +45,6 @@ def attach_hosts(scenario: Scenario, net: Any, ovs: OpenVSwitch | None) -> None:
             _tag_card(net[host], vlan)
 
 
-def complete_checksums(net: Any) -> None:
-    """Have every host put whole checksums into what it sends, by its processor (ethtool(8), ``tx off``).
-
-    A veth pair leaves them to a card that never comes. Open vSwitch's userspace datapath carries the word that they are
-    missing from port to port, but not through a packet-in to a controller and the packet-out back (seen with 3.1): the
-    first packet of every flow arrives with a wrong checksum and is lost, the first SYN above all, which costs a second
-    each way. The bench's own apps never send a packet back.
-
-    :raises CommandError: ethtool refuses.
-    """
-    for host in net.hosts:
-        for intf in host.intfList():
-            run(["ethtool", "-K", str(intf), "tx", "off"], deadline=Deadline(_COMMAND_NS), netns_pid=host.pid)
-
-
 def _readdress(host: Any, address: str) -> None:
     interface = str(host.defaultIntf())
     batch = f"addr flush dev {interface} scope global\naddr add {address} dev {interface}\n"

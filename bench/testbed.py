@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.access import attach_hosts, complete_checksums
+from bench.access import attach_hosts
 from bench.clock import NS_PER_S, Deadline
 from bench.control_plane import ControlPlane
 from bench.disks import Storage
@@ -163,8 +163,6 @@ class Testbed:
         for host in net.hosts:
             switch_ipv6_off(host.pid)  # or its multicast pollutes tables and counts
         net.start()
-        if self.scenario.controller.is_foreign and self.control.datapath == "user":
-            complete_checksums(net)
         factory.apply_all()  # after the start: Open vSwitch takes the qdiscs off a port that it adds
 
     def _stop_network(self) -> None:

@@ -29,8 +29,9 @@ MAX_WINDOW_SEGMENTS = 10_000
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 21, 24, 25
 _F_REPLACE, _F_CREATE = 0x100, 0x400
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
-_IPV6_BYTES = 16
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_TABLE_LOCAL, _SCOPE_HOST, _LOCAL = 255, 254, 2
+_IPV6_FREEBIND = 78
 _RTA_DST, _RTA_OIF, _RTA_METRICS, _RTAX_INITCWND = 1, 4, 8, 11
 _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_LINK, _UNICAST = 254, 4, 253, 1
 _NESTED = 0x8000
@@ -67,21 +68,30 @@ def remembered(
 
 
 def _teach_round_trip(netlink: Netlink, loopback: int, local: str, remote: str) -> None:
+    """IPv6 has a local route in place of an address, which the kernel takes up only when a worker of its has time."""
     packed = ipaddress.ip_address(remote).packed
-    flags = _IFA_F_NODAD if len(packed) == _IPV6_BYTES else 0
-    body = _ADDRESS.pack(family_of(remote), 8 * len(packed), flags, 0, loopback)
-    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
-    netlink.request(_RTM_NEWADDR, _F_CREATE | _F_REPLACE, body)
+    if family_of(remote) == socket.AF_INET6:
+        places = (_TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _LOCAL)
+        body = _ROUTE.pack(socket.AF_INET6, 8 * len(packed), 0, 0, *places, 0)
+        body += attribute(_RTA_DST, packed) + attribute(_RTA_OIF, struct.pack("=I", loopback))
+        new, delete = _RTM_NEWROUTE, _RTM_DELROUTE
+    else:
+        body = _ADDRESS.pack(socket.AF_INET, 8 * len(packed), 0, 0, loopback)
+        body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+        new, delete = _RTM_NEWADDR, _RTM_DELADDR
+    netlink.request(new, _F_CREATE | _F_REPLACE, body)
     try:
         _converse(local, remote)
     finally:
-        netlink.request(_RTM_DELADDR, 0, body)
+        netlink.request(delete, 0, body)
 
 
 def _converse(local: str, remote: str) -> None:
     """A few round trips; the guest's side is closed last, which is when the kernel keeps what it measured."""
     family = family_of(local)
     with socket.socket(family) as listener, socket.socket(family) as guest:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         listener.bind((remote, 0))
         listener.listen(1)
         guest.settimeout(_TIMEOUT_S)

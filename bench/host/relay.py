@@ -2,7 +2,8 @@
 
 A sandbox has a network of its own, in which nothing outside can be reached; a Unix socket in the file system can.
 Open vSwitch connects to that (``unix:FILE``, ovs-vswitchd.conf.db(5)), and this process, which stays outside, opens
-one TCP connection for each and carries the bytes. It ends with its channel.
+one TCP connection for each and carries the bytes; on their way from the controller, frames get whole checksums
+(:mod:`bench.host.checksums`). It ends with its channel.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import ControllerError, HostError
 from bench.host.channel import Channel
+from bench.host.checksums import Completing
 from bench.host.commands import Process, spawn_child
 
 MAX_CONNECTIONS = 512
@@ -87,6 +89,7 @@ class _Carrier:
         self._listener = listener
         self._to = split(address)
         self._peer: dict[socket.socket, socket.socket] = {}
+        self._completing: dict[socket.socket, Completing] = {}
 
     def run(self, channel_fd: int) -> None:
         """Until the channel ends."""
@@ -114,17 +117,21 @@ class _Carrier:
             end.settimeout(CONNECT_NS / NS_PER_S)
         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._peer[near], self._peer[far] = far, near
+        self._completing[far] = Completing()
 
     def _carry(self, end: socket.socket) -> None:
         try:
             data = end.recv(PIECE_BYTES)
             if data:
-                self._peer[end].sendall(data)
+                completing = self._completing.get(end)
+                self._peer[end].sendall(completing.feed(data) if completing is not None else data)
                 return
         except OSError:
             pass
         other = self._peer.pop(end)
         self._peer.pop(other, None)
+        for socket_ in (end, other):
+            self._completing.pop(socket_, None)
         end.close()
         other.close()
 

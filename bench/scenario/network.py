@@ -175,11 +175,6 @@ class ControllerSpec(Spec):
         return self.app in OUR_APPS or self.app.endswith(".py")
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether somebody else decides what switches do: any OpenFlow controller, or an app that is not ours."""
-        return self.app == "external" or self.app.endswith(".py")
-
-    @property
     def knows_topology(self) -> bool:
         """Whether it copes with loops."""
         return self.app == "proactive" or (self.app == "activation" and not self.dual_delivery)

@@ -134,7 +134,11 @@ def test_any_openflow_controller_and_any_app_can_be_brought_along(tmp_path: Path
     with contextlib.ExitStack() as stack:
         runs = {
             word: stack.enter_context(
-                started(tmp_path / str(number), *settings(*QUICK), "--controller", word, "--topo", "linear")
+                started(
+                    tmp_path / str(number),
+                    *settings(*QUICK, "links.default.delay=0ms"),
+                    *("--controller", word, "--topo", "linear"),
+                )
             )
             for number, word in enumerate(planes)
         }
