@@ -107,7 +107,8 @@ class ResentResult(Part):
 class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
     ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``. Of a ``command``:
-    its ``exit_status`` (negative: the signal that ended it) and where its ``output`` is, below the result.
+    its ``exit_status`` (negative: the signal that ended it) and where its ``output`` is, below the result. ``error``:
+    of which a flow that is not ``alive`` died, at ``died_ns``.
     """
 
     name: str
@@ -122,6 +123,7 @@ class FlowResult(Part):
     corrupted: int
     alive: bool
     error: str | None = None
+    died_ns: int | None = None
     outage_ns: int | None
     outage_start_ns: int | None = None
     outage_end_ns: int | None = None

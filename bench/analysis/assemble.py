@@ -356,6 +356,7 @@ def _flow_result(flow: FlowRecords, analysis: FlowAnalysis | None, budget: Mappi
         corrupted=max(number("corrupted"), int(report.get("corrupted") or 0)),
         alive=report.get("alive") is True,
         error=report.get("error") or None,
+        died_ns=(report.get("ended_ns") or None) if report.get("alive") is False else None,
         outage_ns=outage.duration_ns if outage is not None else None,
         outage_start_ns=outage.start_ns if outage is not None else None,
         outage_end_ns=outage.end_ns if outage is not None else None,

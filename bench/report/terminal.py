@@ -273,7 +273,12 @@ def _print_flows(result: RunResult, console: Console) -> None:
     show(console, rows)
     for flow in result.flows:
         if flow.error:
-            console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}", style="red"))
+            when = (
+                f", {after(flow.died_ns, result.resume_ns)} from the resume"
+                if flow.died_ns and result.resume_ns
+                else ""
+            )
+            console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}{when}", style="red"))
         if flow.output:
             console.print(Text(f"{clean(flow.name)}: {ended(flow)}, output in {clean(flow.output)}"))
 

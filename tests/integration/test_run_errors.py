@@ -96,6 +96,7 @@ def flows(run: Bench) -> dict[str, FlowResult]:
 def test_a_flow_dies_of_what_killed_it_and_says_so(flows: dict[str, FlowResult], name: str, error: str) -> None:
     flow = flows[name]
     assert (flow.alive, flow.error, flow.verdict) == (False, error, "died")
+    assert flow.died_ns is not None
 
 
 def test_a_client_that_tries_again_has_reconnected_and_a_patient_one_was_delayed(flows: dict[str, FlowResult]) -> None:
