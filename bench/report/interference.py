@@ -36,13 +36,13 @@ HEADS = (
 
 def print_interference(items: Sequence[InterferenceResult], console: Console) -> None:
     """One line for each flow and disk."""
-    heading(console, "While memory was copied", "latencies and throughput before the migration, and during its rounds")
-    rows = table(console, *HEADS, left=2)
-    for cells in rows_of(items):
-        shown = [clean(cell) for cell in cells]
-        if all(cell == NOT_SEEN for cell in cells[8:10]):
-            shown[8:11] = ["", "", ""]
-        if all(cell == NOT_SEEN for cell in cells[2:4]):
-            shown[2:8] = [""] * 6
-        rows.add_row(*shown)
+    heading(console, "While memory was copied", "two values: before the migration / during its rounds")
+    rows = table(console, "flow, disk", "median latency", "", "99 % of requests", "throughput", left=1)
+    for item in items:
+        name, _host, *cells = rows_of([item])[0]
+        median, more, p99, throughput = f"{cells[0]} / {cells[1]}", cells[2], f"{cells[3]} / {cells[4]}", cells[6]
+        if item.before.median_ns is None and item.copying.median_ns is None:
+            median = p99 = more = ""
+        throughput = "" if item.before.bps is None else f"{throughput} {cells[8]}"
+        rows.add_row(*(clean(text) for text in (name, median, more, p99, throughput)))
     show(console, rows)

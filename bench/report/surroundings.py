@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from bench.clock import NS_PER_S
-from bench.report.text import clean, heading, show, table
+from bench.report.text import clean, heading
 from bench.units import format_bit_rate, format_bytes
 
 
@@ -18,10 +20,12 @@ def print_surroundings(environment: Mapping[str, Any], console: Console) -> None
     if not rows:
         return
     heading(console, "Surroundings", "as applied and read back; measured while guests moved")
-    grid = table(console, "of", "what", left=2)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
     for whose, text in rows:
-        grid.add_row(clean(whose), clean(text))
-    show(console, grid)
+        grid.add_row(Text(clean(whose)), Text(clean(text)))
+    console.print(grid)
 
 
 def _hosts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
