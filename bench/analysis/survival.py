@@ -228,6 +228,14 @@ def _agree(fate: Fate, stall_ns: int, theory: Theory) -> bool:
     return fate == theory.fate and close(stall_ns, theory.stall_ns)
 
 
+def _just_missed(seen: CellSeen) -> str:
+    """A try so near the outage's end that the tolerance of its time decides which step of the ladder got through."""
+    tries = seen.dropped_ns[_OTHER[seen.variant.sends_first]]
+    before_ns = seen.begin_ns + seen.outage_ns - tries[-1] if tries else seen.outage_ns
+    near = before_ns <= max(TOLERANCE_NS, TOLERANCE_SHARE * seen.outage_ns)
+    return f"a try {before_ns / NS_PER_MS:.0f} ms before the outage's end was just too early" if near else ""
+
+
 def _reason(seen: CellSeen, theory: Theory | None, fate: Fate, stall_ns: int | None, agrees: bool | None) -> str:
     """Why measurement and theory, or theory and textbook, differ; empty where they do not, or nobody knows."""
     if theory is None or stall_ns is None:
@@ -236,7 +244,7 @@ def _reason(seen: CellSeen, theory: Theory | None, fate: Fate, stall_ns: int | N
         if fate == "survived" and stall_ns < theory.stall_ns:
             acks = seen.dropped_ns[seen.variant.sends_first]
             return "the other end sent first" if acks and acks[-1] > seen.begin_ns + seen.outage_ns // 2 else ""
-        return ""
+        return _just_missed(seen) if fate == "survived" == theory.fate else ""
     if theory.textbook_ns is not None and fate == "survived" and not close(stall_ns, theory.textbook_ns):
         return "tail-loss probe" if seen.variant.kernel.probes else "the data was lost later than the outage began"
     return ""

@@ -104,3 +104,12 @@ def test_a_map_is_read_back_as_it_was_written(tmp_path):
     found = result(seen(through_ms=1640), seen("stream", through_ms=1432))
     found.write(tmp_path)
     assert SurvivalResult.read(tmp_path) == found
+
+
+def test_a_try_that_missed_the_outages_end_by_a_little_is_named():
+    cell = seen(outage_ms=1000, through_ms=3300)
+    last = BEGIN + 980 * NS_PER_MS
+    late = dataclasses.replace(cell, dropped_ns={**cell.dropped_ns, "guest": (*cell.dropped_ns["guest"], last)})
+    found = result(late).cells[0]
+    assert found.agrees is False
+    assert found.reason == "a try 20 ms before the outage's end was just too early"
