@@ -144,6 +144,23 @@ def test_a_storage_link_that_is_cut_loses_nothing(mover, kind, form, moment):
     mover.proved()
 
 
+def test_a_disk_that_hangs_is_waited_for_before_the_pause_and_then_the_guest_stays(mover):
+    mover.boot_with_disk("shared", "raw")
+    (image_server,) = mover.servers["st1"].stats()["pids"].values()
+    look, done = at("round_progress", lambda: os.kill(image_server, signal.SIGSTOP))
+    outcome = mover.move(look, max_bandwidth_bps=100_000_000)
+    assert done
+    assert outcome["outcome"] == "failed"
+    assert "the disks are not flushed within 3 s" in outcome["reason"]
+    events = Timeline.read(mover.lab.directory / "engine.source-1.jsonl")
+    assert not events.select("pause_begin")
+    os.kill(image_server, signal.SIGCONT)
+    assert mover.assert_one_runs() == "h1"
+    again = mover.move()
+    assert (again["outcome"], again["reason"], again["identical"]) == ("completed", "", True)
+    mover.proved()
+
+
 @pytest.mark.parametrize(
     ("kind", "form", "moment"),
     disks([("storage_released",), ("source_gone",), ("round_progress",)], [KINDS[3], KINDS[1], KINDS[2], *KINDS[4:]]),
