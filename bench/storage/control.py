@@ -19,7 +19,7 @@ from bench.storage import nbd_wire as nbd
 from bench.storage.silence import notice_silence
 
 ANSWER_NS: Final = 1000 * NS_PER_MS
-SILENT_NS: Final = 1000 * NS_PER_MS  # a server whose machine acknowledges nothing for so long is out of reach
+SILENT_NS: Final = 2000 * NS_PER_MS  # a server whose machine acknowledges nothing for so long is out of reach
 
 Done = Callable[[Mapping[str, Any], "StorageError | None"], None]
 """Called once with the answer, or with an empty one and what went wrong."""
