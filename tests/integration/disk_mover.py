@@ -57,13 +57,18 @@ class DiskMover(Mover):
             self.lab.stack.callback(self.servers[name].stop)
             self.servers[name].start()
 
-    def boot_with_disk(self, kind="shared", form="raw", *, workload=DISK_WORKLOAD, rate=0, log=True) -> None:
-        """:param rate: of the storage server in bytes/s; *log*: with a durable store and somebody who writes to it."""
+    def boot_with_disk(
+        self, kind="shared", form="raw", *, workload=DISK_WORKLOAD, rate=0, log=True, timeout_s=10
+    ) -> None:
+        """:param rate: of the storage server in bytes/s; *log*: with a durable store and somebody who writes to it.
+
+        :param timeout_s: how long a handover may wait for the disk: this machine's own may be busy.
+        """
         self.serve(kind, form, rate)
         storage = {
             "servers": {name: [ADDRESSES[name], server.port] for name, server in self.servers.items()},
             "disks": [{"name": "vda", "kind": kind, "server": None if kind == "local" else "st1", "size_bytes": SIZE}],
-            "timeout_ns": 3 * NS_PER_S,
+            "timeout_ns": timeout_s * NS_PER_S,
             "log_bytes": LOG_BYTES if log else 0,
             "workload": workload,
         }
