@@ -17,18 +17,21 @@ One object per lever that was on, each with what it saved on the wire and what i
 ``handshake_ns`` is that of the first connection, from TCP on; ``overhead_bytes`` are those of ``wire_bytes`` that are
 no frames; ``cpu_ns`` counts encrypting alone for TLS, the whole tunnel (the pump here, the sshd there) for SSH.
 
-``postcopy``, of pages that crossed after the switchover, see :mod:`bench.migration.driver`; the levers count those
-before it. ``cpu_ns`` is the time of all processors, threads of a library included; ``time_ns`` is how long the engine
-waited. What streams gain is time, which only a run with another number of them shows; ``window_limited_ns``, how long
-a stream's receive window was full, says whether more of them could.
+``postcopy``, of pages that crossed after the switchover, see :mod:`bench.migration.driver`. ``cpu_ns`` is the time of
+all processors, threads of a library included; ``time_ns`` is how long the engine waited. What streams gain is time,
+which only a run with another number of them shows; ``window_limited_ns``, how long a stream's receive window was full,
+says whether more of them could.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from bench.clock import now_ns
+
+COUNTED: Final = ("pages", "saved_bytes", "cpu_ns", "time_ns")
 
 
 class Meter:
@@ -50,6 +53,17 @@ class Meter:
 
     def to_json(self) -> dict[str, int]:
         return {"cpu_ns": self.cpu_ns, "time_ns": self.time_ns}
+
+
+def added(costs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Costs of several senders as one: of levers that more than one had, what is counted is added up."""
+    total: dict[str, dict[str, Any]] = {}
+    for cost in costs:
+        for lever, item in cost.items():
+            so_far = total.setdefault(lever, {})
+            for key, value in item.items():
+                so_far[key] = so_far[key] + value if key in so_far and key in COUNTED else value
+    return total
 
 
 def unpacking(told: object) -> dict[str, Any]:

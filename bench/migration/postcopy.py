@@ -142,6 +142,7 @@ class PageServer:
         self._faults = connection
         self._requests = FrameReader(connection, (Kind.REQUEST,), session.memory.page_count)
         self._answers = PageSender(connection, session.memory, Pacer(0), session.order.levers.zero_pages)
+        session.count_sender(self._answers)
         session.connection.watch(connection.fileno(), self._answer)
 
     # after that
@@ -186,6 +187,7 @@ class PageServer:
         connection = session.connection
         limit_bps = session.order.limits.max_bandwidth_bps
         self._push = PageSender(connection, session.memory, Pacer(limit_bps), session.order.levers.zero_pages)
+        session.count_sender(self._push)
         self._round = Sent()
         connection.set_link_timeout(session.order.link_timeout_ns)
         connection.limit_queue(self._window.bytes)

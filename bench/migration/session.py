@@ -24,13 +24,13 @@ from bench.memory.image import GuestMemory
 from bench.memory.tracker import probe
 from bench.migration import storage, wire
 from bench.migration.commands import Cancelled, Commands
-from bench.migration.cost import unpacking
+from bench.migration.cost import added, unpacking
 from bench.migration.departure import DepartingGuest
 from bench.migration.ending import Ending
 from bench.migration.engine import Reporter
 from bench.migration.modes import load_mode
 from bench.migration.order import Order, Outcome
-from bench.migration.pages import Sent
+from bench.migration.pages import PageSender, Sent
 from bench.migration.peer import Peer, text
 from bench.migration.policy import Step
 from bench.migration.rounds import Rounds
@@ -59,6 +59,7 @@ class Session:
         self._guest: DepartingGuest
         self._storage: storage.SourceStorage
         self._rounds: Rounds | None = None
+        self._senders: list[PageSender] = []  # all that ever sent pages
 
     # the whole
 
@@ -78,7 +79,11 @@ class Session:
             self.outcome.bytes_sent = self.bytes_sent
             self.outcome.cost |= self._peer.cost()
             if self._rounds is not None and self._guest.throttler is not None:
-                cost = {**self._rounds.sender.cost(), **self._guest.throttler.cost(), **unpacking(self._unpacking)}
+                cost = {
+                    **added([sender.cost() for sender in self._senders]),
+                    **self._guest.throttler.cost(),
+                    **unpacking(self._unpacking),
+                }
                 self.outcome.cost |= cost
             delay_ns = self.order.levers.announce_delay_ns
             if delay_ns and self.outcome.state is State.COMPLETED:
@@ -112,6 +117,7 @@ class Session:
         method = probe()  # while the destination makes its skeleton
         self._peer.receive(Kind.SKELETON, SKELETON_NS)
         self._rounds = Rounds(order, self._guest, self._peer, self._peer.open_outlet(), self.report)
+        self._senders.append(self._rounds.sender)
         self._guest.track(method)
         self._peer.check()
         self._rounds.begin()
@@ -247,6 +253,10 @@ class Session:
     def replace_connection(self, connection: Connection) -> None:
         """Go on over another one."""
         self._peer.replace(connection, self.memory.page_count)
+
+    def count_sender(self, sender: PageSender) -> None:
+        """It sends pages of this migration beside those of rounds: its levers count as well."""
+        self._senders.append(sender)
 
     def count_bytes(self, connection: Connection) -> None:
         """A connection beside the first one is done with: keep what it sent in :attr:`bytes_sent`."""

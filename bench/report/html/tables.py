@@ -88,7 +88,7 @@ def post_copy(found: PostCopy) -> Markup:
         [
             tag("p", ", ".join(found.counts)),
             tag("p", ", ".join(found.waits) if found.waits else "the guest never waited for a page"),
-            table(["waited up to", "faults"], rows, left=0) if rows else None,
+            table(["waited up to", "faults"], rows, left=2) if rows else None,
         ]
     )
 

@@ -9,6 +9,7 @@ from bench.memory.image import GuestMemory
 from bench.memory.zero import zero_pages
 from bench.migration.compressibility import STRETCH_PAGES, STRETCHES, sample_compression
 from bench.migration.compression import LEVELS, load_codec
+from bench.migration.cost import added
 
 
 def memory(pages: int, **shares: float) -> np.ndarray:
@@ -43,3 +44,12 @@ def test_small_memories_are_no_trouble(pages):
     assert (found.wire_share, found.bytes_per_s) == (1.0, 0)
     if pages:
         assert sample_compression(words, load_codec("lz4"), find_zeros=False).wire_share < 0.1
+
+
+def test_costs_of_several_senders_add_up_and_settings_do_not():
+    rounds = {"zero_pages": {"pages": 3, "saved_bytes": 10, "cpu_ns": 1, "time_ns": 1}, "delta": {"cache_bytes": 9}}
+    push = {"zero_pages": {"pages": 4, "saved_bytes": 5, "cpu_ns": 1, "time_ns": 2}, "max_bandwidth": {"limit_bps": 7}}
+    total = added([rounds, push, push])
+    assert total["zero_pages"] == {"pages": 11, "saved_bytes": 20, "cpu_ns": 3, "time_ns": 5}
+    assert (total["delta"], total["max_bandwidth"]) == ({"cache_bytes": 9}, {"limit_bps": 7})
+    assert rounds["zero_pages"]["pages"] == 3
