@@ -131,6 +131,7 @@ class BlockLayer:
         self._mirrors: dict[int, tuple[Mirror, Export, str]] = {}
         self._mirror_generations: dict[str, int] = {}
         self._mirroring: dict[int, str] = {}  # disk -> why it cannot be copied
+        self._taking: set[str] = set()  # servers that are asked for room for copies
         self._unbegun: list[tuple[int, str]] = []  # copies of disks that are not connected
         self._begin_soon = Alarm(self._begin_unbegun)
         self._settling = Answers(0)
@@ -249,9 +250,10 @@ class BlockLayer:
     def _ask_all(
         self, orders: Mapping[str, Mapping[str, Any]], answer_ns: int = ANSWER_NS
     ) -> dict[str, Mapping[str, Any]]:
-        """Send an order to each server at once and wait for all. :raises StorageError: the first that failed.
+        """Send an order to each server at once, after those under way, and wait for all.
 
         :param answer_ns: for a server that is there and busy.
+        :raises BenchError: the first that failed.
         """
         answers: dict[str, Mapping[str, Any]] = {}
         errors: list[StorageError] = []
@@ -264,15 +266,20 @@ class BlockLayer:
 
             return receive
 
+        whose = {"guest": self._guest, "holder": self._holder}
         for server, order in orders.items():
-            self._control(server).ask(
-                {"guest": self._guest, "holder": self._holder, **order}, receiver(server), answer_ns
-            )
+            self._free_control(server).ask({**whose, **order}, receiver(server), answer_ns)
         while len(answers) < len(orders):
             self._turn(None)  # a control fails by itself when no answer comes
         if errors:
             raise errors[0]
         return answers
+
+    def _free_control(self, server: str) -> Control:
+        """Once the order under way, of something in the background, is over. :raises DeadlineError: it never is."""
+        control = self._control(server)
+        self._wait(lambda: not control.busy, Deadline(2 * ANSWER_NS), f"the former order to storage server {server}")
+        return control
 
     def _do_status(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args
@@ -328,8 +335,10 @@ class BlockLayer:
                     if its == server:
                         export.open(self._generations[server])
 
-        with contextlib.suppress(StorageError):  # one is under way
-            order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
+        order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
+        if self._control(server).busy:  # with an order that somebody waits for
+            self._retake.set(now_ns() + RETAKE_NS)
+        else:
             self._control(server).ask(order, answered)
 
     def _flush_all(self) -> Answers:
@@ -377,7 +386,9 @@ class BlockLayer:
         self._mirroring[number] = ""
         if server in self._mirror_generations:
             self._begin_mirror(number, server)
-        else:
+        elif server not in self._taking:  # for another disk
+            self._free_control(server)
+            self._taking.add(server)
             self._ask_mirror(server, "status", 0)
         return {}
 
@@ -386,18 +397,19 @@ class BlockLayer:
 
         def answered(value: Mapping[str, Any], error: StorageError | None) -> None:
             if error is not None:
+                self._taking.discard(server)
                 self._mirroring = dict.fromkeys(self._mirroring, error.message)
             elif what == "status":
                 self._ask_mirror(server, "raise", int(value["generation"]))
             else:
+                self._taking.discard(server)
                 self._mirror_generations[server] = int(value["generation"])
                 for number in [number for number in self._mirroring if number not in self._mirrors]:
                     self._begin_mirror(number, server)
 
-        with contextlib.suppress(StorageError):  # one is under way, for all disks
-            order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
-            at_least = max(self._generations.values(), default=0)
-            self._control(server).ask({**order, "at_least": at_least}, answered)
+        order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
+        at_least = max(self._generations.values(), default=0)
+        self._control(server).ask({**order, "at_least": at_least}, answered)
 
     def _begin_mirror(self, number: int, server: str) -> None:
         source = self._exports[number]

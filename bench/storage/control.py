@@ -53,6 +53,11 @@ class Control:
         if result not in (0, errno.EINPROGRESS):
             self._fail(os.strerror(result))
 
+    @property
+    def busy(self) -> bool:
+        """An order is under way."""
+        return self._done is not None
+
     def ask(self, order: Mapping[str, Any], done: Done, answer_ns: int = ANSWER_NS) -> None:
         """Send an order; *done* is called later, never from here.
 

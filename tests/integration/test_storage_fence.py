@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,21 @@ def test_a_source_that_gets_its_disk_back_goes_on_where_it_was(lab):
     assert waiting == [0]
     assert lab.server.stats()["guests"]["g1"]["holder"] == "h1"
     assert lab.server.stats()["guests"]["g1"]["generation"] == 3
+
+
+def test_an_order_waits_for_the_taking_back_that_is_under_way(lab):
+    lab.serve(("shared", "raw"))
+    first, second = lab.hypervisor("h1"), lab.hypervisor("h2")
+    first.command("take")
+    first.command("release")
+    second.command("take", {"expect": {"st1": 1}})
+    os.kill(lab.server.process.pid, signal.SIGSTOP)  # busy with something
+    first.command("retake")
+    go_on = threading.Timer(0.3, os.kill, (lab.server.process.pid, signal.SIGCONT))
+    go_on.start()
+    assert first.command("status")["servers"]["st1"]["generation"] >= 2
+    go_on.join()
+    wait_until(lambda: lab.server.stats()["guests"]["g1"]["holder"] == "h1", Deadline(5 * NS_PER_S), "taken back")
 
 
 @pytest.mark.parametrize("fua", [True, False])
