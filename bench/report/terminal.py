@@ -250,7 +250,7 @@ def _relearn_table(relearn: RelearnResult, origin_ns: int | None, console: Conso
 
 def _print_flows(result: RunResult, console: Console) -> None:
     guests = len({flow.guest for flow in result.flows}) > 1
-    heading(console, "Client flows", "resent: by client + guest, as captured; outage: no answer for so long")
+    heading(console, "Client flows", "resent: by client + guest; outage: no answer for so long")
     names = ("flow", "host", *(["guest"] if guests else []))
     counts = ("requests", "lost", "dupl.", "reord.", "corrupt", "resent", "state", "outage")
     rows = table(console, *names, *counts, left=len(names))
