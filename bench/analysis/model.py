@@ -17,9 +17,9 @@ all. What it sends and what is left to send:
 
 with the cost of zero pages Z and, in P, of frames. It pauses the guest when (S(i+1) + q) / B <= the downtime limit (or,
 without one, when a round leaves no less than an earlier one), or when its rounds or its time are used up; before that
-it goes on sending for a moment (the *door*: a round trip in which handshakes finish). While the guest is paused, the
-rest of S, q and the device state cross, and three half round trips (the last page, ready, hand-over), and what
-stopping, dumping and loading the guest costs:
+it goes on sending for a moment (the *door*: a round trip in which handshakes finish) and waits until q has crossed, at
+most :data:`DRAIN_NS`. While the guest is paused, the rest of S, what is left of q and the device state cross, and three
+half round trips (the last page, ready, hand-over), and what stopping, dumping and loading the guest costs:
 
     downtime = (S(n) + q + device state) / B + 3/2 round trips + fixed costs
 
@@ -60,6 +60,7 @@ SOCKET_BYTES: Final = 1 << 20
 WORKING_SET_SHARE: Final = 0.8
 WORKING_SET_NS: Final = 100 * NS_PER_MS
 DOOR_NS: Final = 5 * NS_PER_MS
+DRAIN_NS: Final = 100 * NS_PER_MS
 LEAST_DOWNTIME_NS: Final = NS_PER_MS // 2  # with no limit: less than a switchover costs anyway
 MAX_SIMULATED_ROUNDS: Final = 10_000
 
@@ -288,6 +289,13 @@ class _Sender:
         self.send(done, duration_ns)
         return done
 
+    def drain(self) -> float:
+        """Write nothing until what waits in the socket has crossed, or :data:`DRAIN_NS`. :returns: how long."""
+        took_ns = min(_time_ns(self.queued_bytes, self.rate_bps), DRAIN_NS)
+        self.queued_bytes = max(0.0, self.queued_bytes - self._bytes_in(took_ns))
+        self.now_ns += took_ns
+        return took_ns
+
     def _bytes_in(self, duration_ns: float) -> float:
         return duration_ns * self.rate_bps / (8 * NS_PER_S)
 
@@ -301,6 +309,8 @@ def _predict_precopy(inputs: Inputs) -> Prediction:
     converged = True
     while True:
         took_ns = sender.send(pending, inputs.round_ns)
+        if inputs.downtime_limit_ns is None:
+            took_ns += sender.drain()
         pending = inputs.dirtied(took_ns) * page_bytes
         expected_ns = _time_ns(pending + sender.queued_bytes, sender.rate_bps)
         remaining = pending + sender.queued_bytes
@@ -316,6 +326,7 @@ def _predict_precopy(inputs: Inputs) -> Prediction:
         rounds += 1
     begun_ns = sender.now_ns
     pending -= sender.send_for(door_ns, pending)
+    sender.drain()
     pending += inputs.dirtied(sender.now_ns - begun_ns) * page_bytes
     pending = min(pending, inputs.pages * page_bytes)
     return _pause(inputs, sender, rounds + 1, pending, converged=converged)
@@ -361,6 +372,7 @@ def _predict_hybrid(inputs: Inputs) -> Prediction:
         pages = inputs.dirtied(sender.send(pending, inputs.round_ns))
         pending, left = pages * inputs.page_bytes, pages * (PAGE_BYTES + PAGE_HEAD_BYTES)
     sender.send_for(max(inputs.door_ns, inputs.round_trip_ns), 0)
+    sender.drain()
     paused = _pause(inputs, sender, inputs.precopy_rounds, 0)
     return dataclasses.replace(
         paused,
