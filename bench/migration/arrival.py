@@ -163,17 +163,18 @@ class Arrival:
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
         if streams > 1:
-            self._join_streams(streams)
-            if postcopy == "never":
-                self._close_door()
+            self._join_streams(streams, more=postcopy != "never")
 
     def _close_door(self) -> None:
         """All of the migration's connections are there: nobody else gets in."""
         self._connection.unwatch(self._door.fileno())
         self._door.close()
 
-    def _join_streams(self, streams: int) -> None:
-        """The source's other connections join; rounds arrive over all of them."""
+    def _join_streams(self, streams: int, *, more: bool) -> None:
+        """The source's other connections join; rounds arrive over all of them.
+
+        :param more: further connections may join later.
+        """
         connections = [self._connection]
         deadline = Deadline(JOIN_NS)
         while len(connections) < streams:
@@ -185,8 +186,10 @@ class Arrival:
             else:
                 entrant.connection.close()
         watched = {self._channel.fileno(): self._serve_channel}
-        if self._door.fileno() >= 0:
+        if more:
             watched[self._door.fileno()] = self._door.serve
+        else:
+            self._close_door()  # a descriptor that is closed would be readable for ever
         self._lanes = Lanes(connections, self._receiver, watched, SILENCE_NS)
         self.report("streams_joined", streams=streams)
 

@@ -173,7 +173,9 @@ class Lanes:
             poll.register(fd, select.POLLIN)
         buffered = [lane for lane in lanes if lane.connection.buffered]
         found = poll.poll(0 if buffered else max(0, self._until_ns(lanes) - now_ns()) // NS_PER_MS + 1)
-        for fd, _events in found:
+        for fd, events in found:
+            if events & select.POLLNVAL:  # or it would be readable for ever
+                raise ValueError(f"descriptor {fd} was closed while streams were waited for")
             if fd in self._watched:
                 self._watched[fd]()
         if not found and not buffered:
