@@ -486,3 +486,13 @@ def test_the_runner_is_served_while_streams_are_waited_for():
             answer.send(b"!")
             with pytest.raises(Gone):
                 lanes.next()
+
+
+def test_a_descriptor_that_was_closed_is_not_waited_for_for_ever():
+    """It would count as readable, and a core be kept busy."""
+    with connected(2) as (_left, right), memories() as (_source, destination):
+        gone, other = socket.socketpair()
+        lanes = Lanes(right, PageReceiver(right[0], destination, None), {gone.fileno(): lambda: None}, NS_PER_S)
+        gone.close()
+        with other, pytest.raises(ValueError, match="was closed while"):
+            lanes.next()
