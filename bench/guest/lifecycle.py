@@ -40,7 +40,7 @@ from bench.guest.namespace import own_network_namespace
 from bench.guest.port import GUEST_INTERFACE
 from bench.guest.services.base import Machine
 from bench.guest.services.redis import replay
-from bench.guest.sockets import Sockets
+from bench.guest.sockets import Sockets, log_lost
 from bench.guest.states import State
 from bench.guest.stats import applied, guest_stats
 from bench.guest.store import Store
@@ -173,8 +173,6 @@ class ProcessGuest:
         if self._watched is not None:
             self._watched.stop_tracking()
 
-    # post-copy
-
     def expect_pages(self) -> list[int]:
         """See :meth:`bench.guest.watched_memory.WatchedMemory.expect`."""
         self._need(State.SKELETON)
@@ -291,7 +289,7 @@ class ProcessGuest:
         assert self._sockets is not None
         sockets = self._sockets
         self._attempt("wire", self._wired_port().wire)
-        self._attempt("connections", lambda: self._lost(sockets.undo()))
+        self._attempt("connections", lambda: log_lost(sockets.undo()))
         self._attempt("vcpus", self._run_vcpus)
         self._attempt("disks", self._disks.go_on)
         self._attempt("door", sockets.open_door)
@@ -370,7 +368,7 @@ class ProcessGuest:
             self._attempt("wire", self._wired_port().wire)
             begin_ns = wired_ns = now_ns()
         announce_ns = announcer.begin(announcement, begin_ns)
-        self._attempt("connections", lambda: self._lost(sockets.finish()))
+        self._attempt("connections", lambda: log_lost(sockets.finish()))
         repair_off_ns = now_ns()
         self._attempt("services", sockets.serve)
         self._loop.release_bulk()
@@ -483,10 +481,6 @@ class ProcessGuest:
             work()
         except (BenchError, OSError):
             log.exception("%s failed", what)
-
-    def _lost(self, connections: list[str]) -> None:
-        for reason in connections:
-            log.warning("connection lost: %s", reason)
 
     def _announced(self, kind: str, card: int, send: Send, number: int, times: tuple[int, int], error: str) -> None:
         detail: dict[str, Any] = {"error": error} if error else {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from bench.guest.path_memory import remembered
 from bench.guest.port import GUEST_INTERFACE
 from bench.guest.services.base import Machine, StreamService
 from bench.guest.services.registry import DATAGRAM_PORTS, STREAM_PORTS, open_datagram, open_stream, restore_stream
+
+log = logging.getLogger("guest")
 
 MAX_CONNECTIONS = 16384
 _BACKLOG = 1024
@@ -373,3 +376,9 @@ def _waiting(sock: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
             data, remote = sock.recvfrom(_DATAGRAM_BYTES)
             found.append((data, (remote[0], remote[1])))
     return found
+
+
+def log_lost(connections: Iterable[str]) -> None:
+    """What :meth:`Sockets.undo` and :meth:`Sockets.finish` say went wrong."""
+    for reason in connections:
+        log.warning("connection lost: %s", reason)
