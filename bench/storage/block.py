@@ -51,6 +51,7 @@ from bench.storage.mirror import Mirror
 FLUSH_NS: Final = 10 * NS_PER_S  # unless it is told otherwise
 CONNECT_NS: Final = 5 * NS_PER_S
 RETAKE_NS: Final = 200 * NS_PER_MS
+BACKGROUND_NS: Final = 5 * NS_PER_S  # for orders that nobody waits for
 SOON_NS: Final = 10 * NS_PER_MS
 
 
@@ -278,7 +279,11 @@ class BlockLayer:
     def _free_control(self, server: str) -> Control:
         """Once the order under way, of something in the background, is over. :raises DeadlineError: it never is."""
         control = self._control(server)
-        self._wait(lambda: not control.busy, Deadline(2 * ANSWER_NS), f"the former order to storage server {server}")
+        self._wait(
+            lambda: not control.busy,
+            Deadline(BACKGROUND_NS + ANSWER_NS),
+            f"the former order to storage server {server}",
+        )
         return control
 
     def _do_status(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +344,7 @@ class BlockLayer:
         if self._control(server).busy:  # with an order that somebody waits for
             self._retake.set(now_ns() + RETAKE_NS)
         else:
-            self._control(server).ask(order, answered)
+            self._control(server).ask(order, answered, BACKGROUND_NS)
 
     def _flush_all(self) -> Answers:
         answers = Answers(len(self._exports))
@@ -409,7 +414,7 @@ class BlockLayer:
 
         order = {"do": what, "guest": self._guest, "holder": self._holder, "generation": generation}
         at_least = max(self._generations.values(), default=0)
-        self._control(server).ask({**order, "at_least": at_least}, answered)
+        self._control(server).ask({**order, "at_least": at_least}, answered, BACKGROUND_NS)
 
     def _begin_mirror(self, number: int, server: str) -> None:
         source = self._exports[number]

@@ -18,7 +18,7 @@ from bench.errors import StorageError
 from bench.storage import nbd_wire as nbd
 from bench.storage.silence import notice_silence
 
-ANSWER_NS: Final = 1000 * NS_PER_MS
+ANSWER_NS: Final = 2000 * NS_PER_MS  # more than the first SYN that is lost takes (1 s: RFC 6298, 2.1)
 SILENT_NS: Final = 2000 * NS_PER_MS  # a server whose machine acknowledges nothing for so long is out of reach
 
 Done = Callable[[Mapping[str, Any], "StorageError | None"], None]
