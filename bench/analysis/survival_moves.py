@@ -173,6 +173,8 @@ def _reason(
         return ""
     if variant.sends_first == "guest":
         late = stall_ns - theory.stall_ns
+        if late > 2 * GUEST_TIMER_NS and variant.pattern == "request":
+            return "its server had lost the answer, and waited for its own timer"
         return "what the guest had in flight waited for its timer" if 0 < late <= 2 * GUEST_TIMER_NS else ""
     if variant.pattern == "stream":
         return "the guest's kernel spoke first: it probes the window when it leaves TCP_REPAIR"

@@ -111,13 +111,11 @@ class TaxRow:
 def tax(cells: Sequence[CellResult], end: str) -> list[TaxRow]:
     """For each outage, and each other least timeout, that both kinds of connection of this *end* survived."""
     mine = [cell for cell in cells if cell.details.get("sends_first") == end and cell.beyond_ns is not None]
-    if not mine:
-        return []
-    base = mine[0].variant
     rest = dict.fromkeys(cell.variant for cell in mine if ", rto_min " in cell.variant)
     found = [
         _tax_row(base, outage_ns, *(_of(mine, name, outage_ns) for name in (base, variant)))
         for variant in rest
+        for base in [variant.partition(", rto_min ")[0]]
         for outage_ns in sorted({cell.outage_ns for cell in mine if cell.variant == variant})
     ]
     return [row for row in found if row is not None]

@@ -103,3 +103,9 @@ def test_a_migration_that_failed_is_no_map_to_trust() -> None:
     bad = run(flow(0, -1)).model_copy(update={"outcome": "failed", "reason": "no"})
     result = evaluate_moves([(NS_PER_S, 0, bad)], {"f": REQUEST}, {"f": LABEL}, interval_ns=NS_PER_MS, title="")
     assert not result.trust.ok
+
+
+def test_an_answer_that_a_server_outside_lost_is_named() -> None:
+    seen, _result = cell(flow(6800, 3200), Variant("request", "guest", KERNEL, "cubic"))
+    assert seen.agrees is False
+    assert "its server had lost the answer" in seen.reason
