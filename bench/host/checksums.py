@@ -36,9 +36,14 @@ class Completing:
         data = self._left + data
         made: list[bytes] = []
         at = 0
-        while len(data) - at >= _HEADER.size:
+        while at < len(data):
+            if not 1 <= data[at] <= _LATEST:
+                self._left = b""
+                return b"".join((*made, data[at:]))
+            if len(data) - at < _HEADER.size:
+                break
             version, kind, length, _xid = _HEADER.unpack_from(data, at)
-            if length < _HEADER.size or not 1 <= version <= _LATEST:
+            if length < _HEADER.size:
                 self._left = b""
                 return b"".join((*made, data[at:]))
             if len(data) - at < length:

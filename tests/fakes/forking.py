@@ -147,6 +147,11 @@ def _become(netns_pid: str, options: dict[str, Any]) -> None:
         if path and path not in sys.path:
             sys.path.insert(0, path)
     logging.getLogger().handlers.clear()  # pytest's
+    logging.disable(logging.NOTSET)
+    for logger in logging.root.manager.loggerDict.values():  # what other tests' libraries did to them
+        if isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

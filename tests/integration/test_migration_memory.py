@@ -54,6 +54,7 @@ NO_LEVERS = {
     *("mode", "downtime_limit", "precopy_rounds", "max_rounds", "max_time", "max_bandwidth", "verify"),
     *("port", "source", "destination", "plan", "evacuate", "limit_per_host"),
     "announce_delay",  # the runner's: engines get it as offsets of the announcement
+    "hold",  # stretches the pause
 }
 WAYS = {  # besides each mode as it is
     "precopy-min": {"mode": "precopy", "downtime_limit": "min"},
@@ -99,7 +100,7 @@ def table():
 def test_every_setting_is_a_lever_with_a_case_or_known_to_be_none():
     settings = set(MigrationSpec.model_fields)
     assert settings - NO_LEVERS == set(LEVERS) & settings
-    engine = {field.name for field in dataclasses.fields(Levers)} - {"cgroup", "throttle_late"}
+    engine = {field.name for field in dataclasses.fields(Levers)} - {"cgroup", "throttle_late", "announce_delay_ns"}
     assert engine <= {ENGINE_NAMES.get(name, name) for name in LEVERS}
     for levers in LEVERS.values():
         for name, lever in levers.items():

@@ -59,7 +59,7 @@ def test_a_run_with_disks_and_surroundings_is_proved_and_told(tmp_path: Path) ->
     assert told["limits"]["h1"]["cpu"] == 1.5
     assert told["limits"]["h2"]["memory"] == 1 << 30
     assert told["cross_traffic"][0]["reached_bps"] > 0
-    assert told["load"]["h2"]["asked"] == {"cpu": 0.1, "memory": 0, "io": 0}
+    assert told["load"]["h2"] == {"cpu": 0.1, "memory": 0, "io": 0}
     assert told["script"][0]["applied"]["forward"]["rate_bps"] == 200_000_000
     names = [event.name for event in events_of(run.output)]
     steps = ["disks_drained", "storage_released", "storage_fenced", "storage_acquired", "storage_first_write"]
