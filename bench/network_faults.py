@@ -1,4 +1,4 @@
-"""Does to the network of a run what its scenario's [faults] say, when a guest resumes at its destination."""
+"""Does to the network of a run what its scenario's [faults] say, while a guest is paused or when it has resumed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class NetworkFaults:
 
     def on_event(self, event: Event) -> None:
         """:raises BenchError: a fault that was asked for cannot be done."""
-        if event.name != "resumed" or event.source != "engine.destination":
+        if self._spec.gateway_mac is not None and (event.source, event.name) == ("engine.source", "paused"):
+            self._move_gateway(self._spec.gateway_mac, event.guest)  # at the new place it never was another
+        if (event.source, event.name) != ("engine.destination", "resumed"):
             return
         if self._spec.conntrack_flush:
             for name in self._testbed.plan.routers:
                 firewall.flush(self._testbed.net[name].pid)
                 self._write("conntrack_flushed", host=name)
-        if self._spec.gateway_mac is not None:
-            self._move_gateway(self._spec.gateway_mac, event.guest)
         if self._spec.second_holder is not None:
             self._hold_address(self._spec.second_holder, event.guest)
 
