@@ -22,6 +22,7 @@ from bench.report.machine import print_environment, print_links
 from bench.report.migrations import OUTCOME_STYLES, print_migrations, print_overall, several_guests
 from bench.report.postcopy import print_post_copy
 from bench.report.prediction import print_prediction
+from bench.report.silence import other_silences
 from bench.report.surroundings import print_surroundings
 from bench.report.text import (
     NOT_SEEN,
@@ -281,6 +282,8 @@ def _print_flows(result: RunResult, console: Console) -> None:
             console.print(Text(f"{clean(flow.name)}: {clean(flow.error)}{when}", style="red"))
         if flow.output:
             console.print(Text(f"{clean(flow.name)}: {ended(flow)}, output in {clean(flow.output)}"))
+    for told in other_silences(result.flows):
+        console.print(Text(told, style="yellow"))
 
 
 def _print_expectations(expectations: Sequence[ExpectationResult], console: Console) -> None:

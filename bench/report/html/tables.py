@@ -13,6 +13,7 @@ from bench.report.levers import HEAD as LEVER_HEAD
 from bench.report.levers import LeverRow
 from bench.report.plots.parts import GROUPS, STAGES
 from bench.report.postcopy import PostCopy
+from bench.report.silence import other_silences
 from bench.report.text import (
     NOT_SEEN,
     PAGE_BYTES,
@@ -188,7 +189,8 @@ def flows(items: Sequence[FlowResult]) -> Markup:
         "outage",
         "state",
     ]
-    return join([table(head, rows, left=3, marks=marks), _more(len(items))])
+    silences = [tag("p", told, class_="remark") for told in other_silences(items[:MAX_ROWS])]
+    return join([table(head, rows, left=3, marks=marks), _more(len(items)), *silences])
 
 
 def fates(items: Sequence[FlowResult]) -> Markup:
