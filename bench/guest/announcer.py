@@ -14,7 +14,7 @@ from bench.guest.cards import MAX_CARDS
 from bench.guest.loop import Loop, Timer
 
 MAX_FRAMES = 32
-MAX_OFFSETS = 64
+MAX_OFFSETS = 128  # the most rounds of a scenario, by the hypervisor and again by the guest
 MAX_SENDS = MAX_FRAMES * MAX_OFFSETS
 MAX_OFFSET_NS = 600 * 10**9
 _MIN_FRAME_BYTES, _MAX_FRAME_BYTES = 14, 1514

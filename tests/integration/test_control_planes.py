@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_runs import BENCH, Bench, call, events_of, require_moved, settings, started
+from bench_runs import WITHOUT_DELAY, Bench, call, events_of, require_moved, settings, started
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.relay import reachable
@@ -21,6 +21,7 @@ HUB = Path(__file__).parents[2] / "docs" / "examples" / "hub.py"
 QUICK = (
     *("run.warmup=500ms", "run.settle=300ms", "run.predict=false", "calibration.enabled=false"),
     'announce.sender="both"',
+    WITHOUT_DELAY,
 )
 
 
@@ -179,23 +180,3 @@ def test_topologies_are_listed_and_drawn(tmp_path: Path) -> None:
         done = call("topo", "show", *words)
         assert done.returncode == 2, words
         assert done.stderr.startswith("bench: ")
-
-
-def test_the_shell_migrates_and_leaves_results(tmp_path: Path) -> None:
-    script = "guests\nmigrate g9 h2\nmigrate g1 h2 mode=stop-and-copy\nannounce g1 garp\nwatch\nmigrate g1 h1\nexit\n"
-
-    done = subprocess.run(
-        [BENCH, "shell", "smallest", *settings(*QUICK)],
-        input=script,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "g1 is at h1" in done.stdout
-    assert "GUEST of g1" in done.stdout
-    assert "g1 at h2: garp" in done.stdout
-    results = sorted((tmp_path / "runs").glob("*/result.json"))
-    assert len(results) == 2, done.stdout

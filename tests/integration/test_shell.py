@@ -61,6 +61,8 @@ def test_a_person_at_the_shell(tmp_path: Path) -> None:
         shell.expect("bench: ")
         shell.expect(PROMPT)
 
+        shell.type("migrate g9 h1\n")
+        shell.expect("bench: ")
         shell.type("migrate g1 h1\n")
         shell.expect("g1 moved from h2 to h1: completed")
         shell.expect(PROMPT)

@@ -15,7 +15,13 @@ from bench.migration.announce import ETHERTYPE_RARP
 pytestmark = pytest.mark.root
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "vlans.toml"
-QUICK = ("calibration.enabled=false", "run.warmup=500ms", "run.settle=300ms", "run.predict=false")
+QUICK = (
+    "calibration.enabled=false",
+    "links.default.delay=0ms",
+    "run.warmup=500ms",
+    "run.settle=300ms",
+    "run.predict=false",
+)
 FIRST, SECOND = "52:54:00:00:00:01", "52:54:00:01:00:01"
 
 
