@@ -110,7 +110,7 @@ def test_an_announcement_is_frames_and_times() -> None:
         {"frames": [{"kind": "x", "hex": "00" * 13}], "offsets_ns": [0]},
         {"frames": [{"kind": "x", "hex": "00" * 1515}], "offsets_ns": [0]},
         {"frames": [FRAME] * 33, "offsets_ns": [0]},
-        {"frames": [FRAME], "offsets_ns": [0] * 65},
+        {"frames": [FRAME], "offsets_ns": [0] * 129},
         {"frames": [FRAME], "offsets_ns": [5, 0]},
         {"frames": [FRAME], "offsets_ns": [-1]},
         {"frames": [FRAME], "offsets_ns": ["0"]},
