@@ -15,6 +15,8 @@ from bench.report.text import clean, duration, heading
 from bench.survival.result import CellResult, SurvivalResult, VariantResult
 
 MAX_COLUMNS: Final = 12
+_CONNECTION: Final = "sends first: connection"
+_ENTRY_WIDTH: Final = 9  # "13.7 sx*" and a space
 MAX_DISAGREEING: Final = 20
 
 
@@ -33,15 +35,22 @@ def print_survival(result: SurvivalResult, console: Console) -> None:
 def _print_map(result: SurvivalResult, console: Console) -> None:
     heading(console, "Stall by outage", "until data got through again; x: the connection died; *: theory differs")
     outages = sorted({cell.outage_ns for cell in result.cells})[:MAX_COLUMNS]
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("sends first: connection", overflow="fold", min_width=20)
-    for outage_ns in outages:
-        shown.add_column(_short(outage_ns), justify="right", no_wrap=True)
-    for variant in result.variants:
-        cells = [cell for cell in result.cells if cell.variant == variant.variant]
-        row = [_entry([cell for cell in cells if cell.outage_ns == outage_ns]) for outage_ns in outages]
-        shown.add_row(clean(variant.variant), *row)
-    console.print(shown)
+    names = [clean(variant.variant) for variant in result.variants]
+    width = max(map(len, [_CONNECTION, *names]))
+    at_once = max(2, (console.width - width - 1) // _ENTRY_WIDTH)
+    for first in range(0, len(outages), at_once):  # a table is wide: its outages come in as many parts as it takes
+        part = outages[first : first + at_once]
+        if first:
+            console.print()
+        shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        shown.add_column(_CONNECTION, overflow="fold", min_width=min(width, console.width // 2))
+        for outage_ns in part:
+            shown.add_column(_short(outage_ns), justify="right", no_wrap=True, min_width=_ENTRY_WIDTH - 1)
+        for name, variant in zip(names, result.variants, strict=True):
+            cells = [cell for cell in result.cells if cell.variant == variant.variant]
+            row = [_entry([cell for cell in cells if cell.outage_ns == outage_ns]) for outage_ns in part]
+            shown.add_row(name, *row)
+        console.print(shown)
 
 
 def _entry(cells: Sequence[CellResult]) -> Text:

@@ -18,8 +18,8 @@ def cell(outage_ms, stall_ms, **changes):
     return CellResult(**{**fields, **changes})
 
 
-def printed(result):
-    console = Console(file=io.StringIO(), width=120)
+def printed(result, width=120):
+    console = Console(file=io.StringIO(), width=width)
     print_survival(result, console)
     return console.file.getvalue()
 
@@ -39,6 +39,17 @@ def test_the_map_marks_deaths_and_what_theory_does_not_explain():
     assert "900 ms*" in text
     assert "75.0% of the 4" in text
     assert "theory survived 6 s, seen survived 900 ms: the other end sent first" in text
+
+
+def test_a_narrow_terminal_gets_every_name_and_every_stall_whole():
+    variants = [VariantResult(variant=name) for name in ("client: idle, keepalive 1 s + 5 x 1 s", "guest: stream")]
+    outages = (60, 210, 500, 1000, 3500, 10_000)
+    cells = [cell(ms, ms + 1, variant=one.variant) for one in variants for ms in outages]
+    text = printed(SurvivalResult(cells=cells, variants=variants), width=80)
+    assert "…" not in text
+    rows = [line for line in text.splitlines() if line.startswith("client: idle, keepalive 1 s + 5 x 1 s")]
+    for shown in ("61 ms", "211 ms", "501 ms", "1 s", "3.5 s", "10 s"):
+        assert any(shown in line for line in rows), shown
 
 
 def test_reasons_not_to_trust_are_printed():
