@@ -35,9 +35,10 @@ test: APT_PACKAGES += openssh-client $(if $(shell grep -x ID=debian /etc/os-rele
 test: APT_PACKAGES += $(if $(CI)$(if $(wildcard /run/systemd/system),,none),openssh-server)
 test: setup ## run every check and every test (as root)
 	$(MAKE) --no-print-directory check
+	rm -f .pytest_cache/v/cache/lastfailed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) || { \
 	  echo "what failed beside other tests is tried once more, one at a time: look above for why it failed"; \
-	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
+	  .ci/again $(BIN)/python $(ARGS); }
 
 check: setup ## style, types and the layering rules
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_runs import WITHOUT_DELAY, Bench, call, events_of, require_moved, settings, started
+from bench_runs import Bench, call, events_of, require_moved, settings, started
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.relay import reachable
@@ -21,7 +21,6 @@ HUB = Path(__file__).parents[2] / "docs" / "examples" / "hub.py"
 QUICK = (
     *("run.warmup=500ms", "run.settle=300ms", "run.predict=false", "calibration.enabled=false"),
     'announce.sender="both"',
-    WITHOUT_DELAY,
 )
 
 
