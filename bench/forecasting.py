@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from bench.migration.compressibility import sample_compression
 from bench.migration.compression import load_codec
 from bench.plan import Plan
 from bench.scenario import ClientSpec, MigrationSpec, Scenario
-from bench.surroundings import surrounded
+from bench.surroundings import at_work, wait
 from bench.testbed import Testbed
 
 SAMPLE_NS: Final = 500 * NS_PER_MS
@@ -187,14 +186,7 @@ def measure(
 
     To be called in a sandbox. :raises BenchError: what could not be raised or sampled.
     """
-    bare = scenario.model_copy(update={"calibration": scenario.calibration.model_copy(update={"enabled": False})})
-
-    def wait(until: Deadline) -> None:
-        time.sleep(until.remaining_s)  # a stretch of a stated length; nothing else happens here
-
-    with surrounded(bare, plan, directory, record_cgroup, notify) as testbed:
-        notify("letting the guest work")
-        wait(Deadline(scenario.run.warmup))
+    with at_work(scenario, plan, directory, record_cgroup, notify) as testbed:
         notify("sampling its dirty pages")
         return sample_dirty(testbed.guests[scenario.guests[0].name].socket_path, duration_ns, wait)
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -218,19 +219,27 @@ class Surroundings:
         return self._told
 
 
+def wait(until: Deadline) -> None:
+    """Let a stretch of a stated length pass; nothing else happens meanwhile."""
+    time.sleep(until.remaining_s)
+
+
 @contextlib.contextmanager
-def surrounded(
+def at_work(
     scenario: Scenario,
     plan: Plan,
     directory: Path,
     record_cgroup: Callable[[Path], Path] | None,
     notify: Callable[[str], None],
 ) -> Iterator[Testbed]:
-    """A testbed with network and guests, with limits and load on its hypervisors and cross traffic; all of it ends with
-    the context.
+    """A testbed whose guests have worked for the warm-up, with limits and load on its hypervisors and cross traffic,
+    without calibration and clients: what is looked at is the guests. All of it ends with the context.
+
+    To be called in a sandbox. :raises BenchError: what could not be raised.
     """
-    testbed = Testbed(scenario, plan, directory, notify)
-    surroundings = Surroundings(scenario, plan, directory, record_cgroup)
+    bare = scenario.model_copy(update={"calibration": scenario.calibration.model_copy(update={"enabled": False})})
+    testbed = Testbed(bare, plan, directory, notify)
+    surroundings = Surroundings(bare, plan, directory, record_cgroup)
     with contextlib.ExitStack() as stack:
         stack.callback(testbed.close)
         testbed.raise_network()
@@ -238,6 +247,8 @@ def surrounded(
         testbed.boot_guests()
         stack.callback(surroundings.stop)
         surroundings.start(testbed)
+        notify("letting the guest work")
+        wait(Deadline(scenario.run.warmup))
         yield testbed
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench.clock import Deadline
 from bench.guest.trace_recorder import record_trace
 from bench.memory.trace import dump_trace
 from bench.plan import Plan
 from bench.scenario import Scenario
-from bench.surroundings import surrounded
+from bench.surroundings import at_work, wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +42,7 @@ def record(
 
     :raises BenchError: what could not be raised or recorded.
     """
-    bare = scenario.model_copy(update={"calibration": scenario.calibration.model_copy(update={"enabled": False})})
-
-    def wait(until: Deadline) -> None:
-        time.sleep(until.remaining_s)  # a stretch of a stated length; nothing else happens here
-
-    with surrounded(bare, plan, directory, record_cgroup, notify) as testbed:
-        notify("letting the guest work")
-        wait(Deadline(scenario.run.warmup))
+    with at_work(scenario, plan, directory, record_cgroup, notify) as testbed:
         notify("recording the pages that it writes")
         pages, looks = record_trace(testbed.guests[guest].socket_path, duration_ns, interval_ns, wait)
     data = dump_trace(pages, looks, scenario.title)
