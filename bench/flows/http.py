@@ -1,7 +1,9 @@
-"""The little of HTTP/1.1 (RFC 9112) that a client flow needs: the head of a response, bounded."""
+"""The little of HTTP/1.1 (RFC 9112) that a client flow needs: the head of a response, bounded; an upload's answer."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,3 +44,14 @@ def parse_head(data: bytes | bytearray) -> ResponseHead | None:
         elif name == "transfer-encoding" and value.lower() != "identity":
             raise ProbeError(f"the guest's HTTP response uses the transfer coding {value[:40]!r}")
     return ResponseHead(int(words[1]), length, end + 4)
+
+
+def unlike(body: bytes, sent: Mapping[str, int]) -> str | None:
+    """What the answer to POST /upload says instead of *sent* (``bytes``, ``crc32``), cut short; None when it agrees."""
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        reply = None
+    if isinstance(reply, dict) and all(reply.get(name) == value for name, value in sent.items()):
+        return None
+    return str(reply)[:200]

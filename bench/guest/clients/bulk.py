@@ -7,14 +7,13 @@ progress is what the server's kernel has acknowledged, looked at every :data:`SA
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
-from bench.flows.http import parse_head
+from bench.flows.http import parse_head, unlike
 from bench.flows.pattern import MAX_SLICE_BYTES, matches, pattern_slice
 from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.guest.clients.stream import StreamFlow
@@ -202,13 +201,10 @@ class UploadFlow(_Bulk):
             self._verify(bytes(self._answer[head.head_bytes : head.head_bytes + head.length]))
 
     def _verify(self, body: bytes) -> None:
-        try:
-            reply = json.loads(body)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or reply.get("bytes") != self._offset or reply.get("crc32") != self._crc:
-            sent = {"bytes": self._offset, "crc32": self._crc}
-            self.event("upload_mismatch", sent=sent, reply=str(reply)[:200])
+        sent = {"bytes": self._offset, "crc32": self._crc}
+        said = unlike(body, sent)
+        if said is not None:
+            self.event("upload_mismatch", sent=sent, reply=said)
             self.progress(now_ns(), 0, STATUS_CORRUPT)
         if not self._ended:
             raise ProbeError("POST /upload was answered before its end")

@@ -9,14 +9,13 @@ At its stop the flow ends the request and verifies the guest's reply ``{"bytes":
 
 from __future__ import annotations
 
-import json
 import socket
 import zlib
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
-from bench.flows.http import parse_head
+from bench.flows.http import parse_head, unlike
 from bench.flows.pattern import pattern_slice
 from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.flows.tcp_info import tcp_info
@@ -157,12 +156,10 @@ class TcpUploadFlow(TcpFlow):
             self._verify(bytes(self._reply[head.head_bytes : head.head_bytes + head.length]))
 
     def _verify(self, body: bytes) -> None:
-        try:
-            reply = json.loads(body)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or reply.get("bytes") != self._offset or reply.get("crc32") != self._crc:
-            self.event("upload_mismatch", sent={"bytes": self._offset, "crc32": self._crc}, reply=str(reply)[:200])
+        sent = {"bytes": self._offset, "crc32": self._crc}
+        said = unlike(body, sent)
+        if said is not None:
+            self.event("upload_mismatch", sent=sent, reply=said)
             now = now_ns()
             self.records.append(now, now, 0, STATUS_PROGRESS | STATUS_CORRUPT)
         if self._ended:
