@@ -79,10 +79,6 @@ class Assembler:
         """``*(size *)(dst + offset) = src``."""
         self._emit(0x63 | size, dst, src, offset)
 
-    def store_value(self, size: int, dst: int, offset: int, value: int) -> None:
-        """``*(size *)(dst + offset) = value``."""
-        self._emit(0x62 | size, dst, 0, offset, value)
-
     def load_map(self, dst: int, map_fd: int) -> None:
         """The map as a pointer: BPF_PSEUDO_MAP_FD, two instruction slots."""
         self._emit(0x18, dst, 1, 0, map_fd)
