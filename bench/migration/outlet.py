@@ -10,7 +10,8 @@ import numpy as np
 from bench.clock import Deadline
 from bench.memory.image import WORDS_PER_PAGE, Words
 from bench.migration import wire
-from bench.migration.transport import Buffer, Connection, TransportInfo
+from bench.migration.pieces import Part
+from bench.migration.transport import Connection, TransportInfo
 
 
 class Outlet(Protocol):
@@ -27,7 +28,7 @@ class Outlet(Protocol):
         """
         ...
 
-    def send(self, parts: Sequence[Buffer], pages: int) -> int:
+    def send(self, parts: Sequence[Part], pages: int) -> int:
         """Send whole frames, which set *pages* pages. :returns: their bytes. :raises PeerLost: see Connection.send."""
         ...
 
@@ -89,7 +90,7 @@ class OneStream:
     def scratch(self) -> Words:
         return self._scratch
 
-    def send(self, parts: Sequence[Buffer], pages: int) -> int:
+    def send(self, parts: Sequence[Part], pages: int) -> int:
         del pages
         return self._connection.send(*parts)
 

@@ -19,7 +19,8 @@ from bench.migration.cost import Meter
 from bench.migration.levers import Levers
 from bench.migration.outlet import Outlet
 from bench.migration.pages import PageSender, Sent
-from bench.migration.transport import Buffer, Connection, Pacer
+from bench.migration.pieces import Part, bytes_of
+from bench.migration.transport import Connection, Pacer
 from bench.migration.wire import Kind
 
 Flags = npt.NDArray[np.bool_]
@@ -116,13 +117,13 @@ class PackingSender(PageSender):
         rows = self._gather(pages)
         zero = self._zeros(rows)
         zeros = int(np.count_nonzero(zero))
-        parts: list[Buffer] = []
+        parts: list[Part] = []
         if zeros:
             parts.append(self._encode_zero(pages[zero]))
             if self._cache is not None:
                 self._cache.forget(pages[zero])
             pages, rows = pages[~zero], rows[~zero]
-        zero_bytes = sum(len(part) for part in parts)
+        zero_bytes = bytes_of(parts)
         count = len(pages)
         if count:
             parts += self._squeeze(pages, rows)
@@ -131,8 +132,8 @@ class PackingSender(PageSender):
         self._wire_bytes += sent - zero_bytes
         self._account(totals, count + zeros, zeros, sent)
 
-    def _squeeze(self, pages: Pages, rows: Words) -> list[Buffer]:
-        parts: list[Buffer] = []
+    def _squeeze(self, pages: Pages, rows: Words) -> list[Part]:
+        parts: list[Part] = []
         if self._cache is not None:
             with self._delta_meter:
                 left = self._delta(self._cache, pages, rows, parts)
@@ -147,7 +148,7 @@ class PackingSender(PageSender):
             parts += _plain(pages, rows)
         return parts
 
-    def _delta(self, cache: delta.DeltaCache, pages: Pages, rows: Words, parts: list[Buffer]) -> Flags:
+    def _delta(self, cache: delta.DeltaCache, pages: Pages, rows: Words, parts: list[Part]) -> Flags:
         """Encode what the destination has an older copy of, and remember the rest. :returns: which pages are left."""
         left = np.ones(len(pages), dtype=np.bool_)
         if self._round >= 2:
@@ -174,7 +175,7 @@ class PackingSender(PageSender):
             cache.forget(pages)
         return left
 
-    def _compress(self, codec: Codec, pages: Pages, rows: Words, parts: list[Buffer]) -> None:
+    def _compress(self, codec: Codec, pages: Pages, rows: Words, parts: list[Part]) -> None:
         """These pages as one PACKED frame, or plain when that is no larger."""
         packed = codec.compress(rows.data.cast("B"))
         if len(packed) >= rows.nbytes:
@@ -188,5 +189,5 @@ class PackingSender(PageSender):
         self._packed["output_bytes"] += len(head) + len(packed)
 
 
-def _plain(pages: Pages, rows: Words) -> list[Buffer]:
+def _plain(pages: Pages, rows: Words) -> list[Part]:
     return [wire.encode_pages(pages.astype(np.uint32)), rows.data]

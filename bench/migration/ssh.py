@@ -160,6 +160,8 @@ class TunnelConnection(Connection):
     :param sock: to the pump; *link*: the TCP connection that the pump writes to.
     """
 
+    takes_files = False
+
     def __init__(
         self,
         sock: socket.socket,

@@ -26,7 +26,8 @@ from bench.errors import WireError
 from bench.memory.image import Words
 from bench.migration import wire
 from bench.migration.outlet import new_scratch
-from bench.migration.transport import NOTSENT_BYTES, Buffer, Connection, PeerLost, TransportInfo
+from bench.migration.pieces import Part, Piece, bytes_of
+from bench.migration.transport import NOTSENT_BYTES, Connection, PeerLost, TransportInfo
 
 _LEAST_NOTSENT_BYTES: Final = 128 << 10
 
@@ -46,20 +47,20 @@ class Stream:
         self.all_bytes = 0
         self._free = free
         self._scratch: Words | None = None
-        self._views: list[memoryview] = []
+        self._pieces: list[Piece] = []
         self._progress_ns = 0
 
     @property
     def idle(self) -> bool:
         """Whether it can take another frame."""
-        return not self._views
+        return not self._pieces
 
     @property
     def due_ns(self) -> int:
         """When it counts as dead, if it has not taken anything by then; CLOCK_MONOTONIC."""
         return self._progress_ns + self.connection.link_timeout_ns
 
-    def take(self, parts: Sequence[Buffer], scratch: Words | None = None) -> int:
+    def take(self, parts: Sequence[Part], scratch: Words | None = None) -> int:
         """Send these frames next, as far as possible at once. :returns: their bytes.
 
         :param scratch: what *parts* may refer to; only while :attr:`idle`.
@@ -67,8 +68,8 @@ class Stream:
         if self.idle:
             self._scratch = scratch
             self._progress_ns = now_ns()
-        self._views += self.connection.prepare(parts)
-        total = sum(memoryview(part).nbytes for part in parts)
+        self._pieces += self.connection.prepare(parts)
+        total = bytes_of(parts)
         self.all_bytes += total
         self.flush()
         return total
@@ -76,13 +77,13 @@ class Stream:
     def flush(self) -> None:
         """Send what the socket takes of what is left. :raises PeerLost: naming the stream."""
         try:
-            while self._views and self.connection.send_available(self._views):
+            while self._pieces and self.connection.send_available(self._pieces):
                 self._progress_ns = now_ns()
         except PeerLost as error:
             self.connection.broken = True
             raise PeerLost(f"stream {self.number}: {error.message}") from error
-        self.connection.broken = bool(self._views)
-        if self._scratch is not None and not self._views:
+        self.connection.broken = bool(self._pieces)
+        if self._scratch is not None and not self._pieces:
             self._free.append(self._scratch)
             self._scratch = None
 
@@ -116,7 +117,7 @@ class Streams:
             self._lent = self._free.pop()
         return self._lent
 
-    def send(self, parts: Sequence[Buffer], pages: int) -> int:
+    def send(self, parts: Sequence[Part], pages: int) -> int:
         stream = self._next_stream()
         stream.pages += pages
         stream.all_pages += pages

@@ -24,8 +24,8 @@ from bench.errors import MigrationError, WireError
 from bench.migration.carriers import Credentials, Listening, Reception
 from bench.migration.cost import Meter
 from bench.migration.door import Door
+from bench.migration.pieces import Buffer, Part, Piece, views_of
 from bench.migration.transport import (
-    Buffer,
     Connection,
     PeerClosed,
     PeerLost,
@@ -34,7 +34,6 @@ from bench.migration.transport import (
     connected,
     listen,
     ready_beside,
-    views_of,
 )
 
 RECORD_BYTES: Final = 16384  # RFC 8446, 5.1
@@ -185,8 +184,8 @@ class TlsConnection(Connection):
 
     # sending
 
-    def send(self, *parts: Buffer) -> int:
-        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+    def send(self, *parts: Part) -> int:
+        views = views_of(parts)
         total = sum(view.nbytes for view in views)
         self.broken = True
         records = _records(views)
@@ -207,7 +206,7 @@ class TlsConnection(Connection):
         self.sent_bytes += total
         return total
 
-    def prepare(self, parts: Sequence[Buffer]) -> list[memoryview]:
+    def prepare(self, parts: Sequence[Part]) -> list[Piece]:
         views = views_of(parts)
         with self._meter:
             for record in _records(views):
@@ -217,10 +216,10 @@ class TlsConnection(Connection):
         self._wire_bytes += len(data)
         self._frame_bytes += total
         self.sent_bytes += total
-        return views_of([data])
+        return [*views_of([data])]
 
-    def send_available(self, views: list[memoryview]) -> int:
-        return self._transmit_some(views)
+    def send_available(self, pieces: list[Piece]) -> int:
+        return self._transmit_some(pieces)
 
     # receiving
 

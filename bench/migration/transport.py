@@ -18,12 +18,13 @@ import struct
 import termios
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import numpy as np
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import MigrationError, WireError
+from bench.migration.pieces import Part, Piece, pieces_of, send_some, views_of
 
 # Measured through the userspace switch, 512 MiB, three runs: unshaped CUBIC reached 4.8 to 5.7 Gbit/s, BBR 3.0 to 3.4;
 # at htb 1 Gbit/s the two are alike (0.90 to 0.94 and 0.85 to 0.92).
@@ -35,7 +36,6 @@ BACKLOG: Final = 128
 _KEEPALIVES: Final = 3
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
 # Descriptors, and what serves each when it is readable; that may raise, which ends a wait beside which it is served.
 Watched: TypeAlias = Mapping[int, Callable[[], None]]
 
@@ -76,7 +76,10 @@ class Connection:
     :ivar sent_bytes: written so far.
     :ivar give_up: when this passes, a wait ends in :class:`PeerLost` whatever its own deadline is.
     :ivar broken: a piece was sent in part only, so that no other can follow.
+    :cvar takes_files: whether stretches of files leave as such; a subclass whose carrier has to see bytes says no.
     """
+
+    takes_files: ClassVar[bool] = True
 
     def __init__(self, sock: socket.socket, link_timeout_ns: int = LINK_TIMEOUT_NS) -> None:
         self.sock = sock
@@ -207,58 +210,47 @@ class Connection:
 
     # sending
 
-    def send(self, *parts: Buffer) -> int:
+    def send(self, *parts: Part) -> int:
         """Send all *parts* one after the other, at once if the socket takes them. :returns: their bytes.
 
         :raises PeerLost: when the link or the peer is gone.
         """
-        views = views_of(parts)
-        total = sum(view.nbytes for view in views)
+        pieces = self.prepare(parts)
+        total = sum(piece.nbytes for piece in pieces)
         self.broken = True
-        self._transmit(views)
+        self._transmit(pieces)
         self.broken = False
         self.sent_bytes += total
         return total
 
-    def _transmit(self, views: list[memoryview]) -> None:
+    def _transmit(self, pieces: list[Piece]) -> None:
         """Write all of these to the socket."""
-        left = sum(view.nbytes for view in views)
-        while left:
-            sent = self._transmit_some(views)
-            left -= sent
-            if left and not sent:
+        while pieces:
+            if not self._transmit_some(pieces):
                 self.wait(select.POLLOUT, Deadline(self.link_timeout_ns), "sending to the other engine")
 
-    def prepare(self, parts: Sequence[Buffer]) -> list[memoryview]:
+    def prepare(self, parts: Sequence[Part]) -> list[Piece]:
         """*parts* as :meth:`send_available` takes them, which must follow with all of it before anything else."""
-        return views_of(parts)
+        return pieces_of(parts) if self.takes_files else [*views_of(parts)]
 
-    def send_available(self, views: list[memoryview]) -> int:
+    def send_available(self, pieces: list[Piece]) -> int:
         """Send what the socket takes now of what :meth:`prepare` gave, and remove it from there.
 
         :returns: its bytes, 0 when the socket is full.
         :raises PeerLost: when the link or the peer is gone.
         """
-        count = self._transmit_some(views)
+        count = self._transmit_some(pieces)
         self.sent_bytes += count
         return count
 
-    def _transmit_some(self, views: list[memoryview]) -> int:
-        """Write to the socket what it takes now of *views* (bytes, none empty), and remove that from them."""
+    def _transmit_some(self, pieces: list[Piece]) -> int:
+        """Write to the socket what it takes now of *pieces* (none empty), and remove that from them."""
         try:
-            count = self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
+            return send_some(self.sock, pieces)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise PeerLost(f"sending to the other engine: {_why(error)}") from error
-        left = count
-        while left:
-            if left >= views[0].nbytes:
-                left -= views.pop(0).nbytes
-            else:
-                views[0] = views[0][left:]
-                left = 0
-        return count
 
     # receiving
 
@@ -394,11 +386,6 @@ def ready_beside(fd: int, events: int, deadline: Deadline, watched: Watched) -> 
             return True
         if deadline.expired:
             return False
-
-
-def views_of(parts: Sequence[Buffer]) -> list[memoryview]:
-    """The bytes of *parts*, without those that are empty."""
-    return [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
 
 
 def listen(address: str, port: int) -> socket.socket:

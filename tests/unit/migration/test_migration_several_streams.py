@@ -20,6 +20,7 @@ from bench.migration.compression import load_codec
 from bench.migration.levers import Levers
 from bench.migration.packing import make_sender
 from bench.migration.pages import PageReceiver, Sent
+from bench.migration.pieces import views_of
 from bench.migration.streams import Streams
 from bench.migration.streams_arrival import Lanes
 from bench.migration.transport import Connection, Pacer, PeerClosed, PeerLost, TransportInfo
@@ -41,7 +42,7 @@ class FakeConnection:
     link_timeout_ns = NS_PER_S
     give_up = None
     buffered = 0
-    prepare = staticmethod(transport.views_of)
+    prepare = staticmethod(views_of)
 
     def __init__(self, draw):
         self.draw = draw
