@@ -17,6 +17,7 @@ ZERO_PAGE_HASH = xxhash.xxh3_64_intdigest(bytes(PAGE_BYTES))
 DIGEST_BYTES = 32
 
 _BATCH = 64  # pages gathered at once: 256 KiB, which stays in the cache
+_SLICES = [slice(begin, begin + PAGE_BYTES) for begin in range(0, _BATCH * PAGE_BYTES, PAGE_BYTES)]
 
 
 class PageHashes:
@@ -65,4 +66,12 @@ class PageHashes:
 
 
 def _hash_rows(rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, rows), dtype=np.uint64, count=len(rows))
+    """One hash for each of these pages, which lie next to each other."""
+    found = np.empty(len(rows), dtype=np.uint64)
+    for begin in range(0, len(rows), _BATCH):
+        batch = rows[begin : begin + _BATCH]
+        slices = _SLICES[: len(batch)]
+        # slices of a view: an array for each page would cost more than its hash
+        hashes = map(xxhash.xxh3_64_intdigest, map(batch.data.cast("B").__getitem__, slices))
+        found[begin : begin + len(batch)] = np.fromiter(hashes, dtype=np.uint64, count=len(batch))
+    return found

@@ -1,6 +1,7 @@
 """Finding zero pages in a batch.
 
-A few words of each page rule out most pages at once; only the candidates left are read whole.
+A few words of each page rule out most pages at once, usually the first of them; only the candidates left are read
+whole.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def zero_pages(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """
     maybe: npt.NDArray[np.bool_] = words[:, _SAMPLED_WORDS[0]] == 0
     for word in _SAMPLED_WORDS[1:]:
+        if not maybe.any():
+            return maybe
         maybe &= words[:, word] == 0
     candidates = np.flatnonzero(maybe)
     for begin in range(0, len(candidates), _BATCH):
