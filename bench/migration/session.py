@@ -21,6 +21,7 @@ from bench.guest.client import Paused
 from bench.host.channel import Channel
 from bench.memory.bitmap import DirtyBitmap
 from bench.memory.image import GuestMemory
+from bench.memory.populate import Populating
 from bench.memory.tracker import probe
 from bench.migration import storage, wire
 from bench.migration.commands import Cancelled, Commands
@@ -94,6 +95,7 @@ class Session:
         order = self.order
         self.report("setup_begin")
         self._guest = self._ending.guest = stack.enter_context(DepartingGuest(order, self.report))
+        stack.callback(Populating(self._guest.memory).stop)  # mapped here while the destination makes its skeleton
         control = self._guest.control
         self._storage = storage.SourceStorage(
             order.guest, control, order.destination_host, self.report, order.link_timeout_ns
