@@ -25,6 +25,8 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 MIXED = {"zero": 0.3, "text": 0.4, "random": 0.3}
 TEXT = {"zero": 0.0, "text": 1.0, "random": 0.0}
 WRITING = {"pattern": "hotset", "rate": "16MiB/s", "working_set": "8MiB", "hot_share": 1.0}
+# whole pages at a rate that no vCPU reaches: what it writes is a matter of its CPU time alone
+OUTRUNNING = {**WRITING, "rate": "64GiB/s", "working_set": "32MiB", "write_bytes": "4KiB"}
 
 Lever = Mapping[str, Any]
 
@@ -90,10 +92,22 @@ CASES: Final = {
         WRITING,
         {
             "delta": {"delta_cache_bytes": 64 << 20},
-            "auto-converge": {"auto_converge": True},
             "dirty limit 4 MiB/s": {"dirty_limit_bytes_per_s": 4 << 20},
         },
         {"max_rounds": 8, "downtime_limit_ns": 50 * NS_PER_MS},
+        {},
+    ),
+    "outrunning": Case(
+        "random memory, 32 MiB rewritten as fast as a vCPU can, 1 Gbit/s",
+        "1Gbit",
+        "64MiB",
+        RANDOM,
+        OUTRUNNING,
+        {
+            "auto-converge": {"auto_converge": True},
+            "dirty limit 64 MiB/s": {"dirty_limit_bytes_per_s": 64 << 20},
+        },
+        {"max_rounds": 1000, "max_time_ns": 20 * NS_PER_S, "downtime_limit_ns": 50 * NS_PER_MS},
         {},
     ),
     "carrying": Case(

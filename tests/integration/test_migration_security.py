@@ -1,15 +1,17 @@
 """TLS and SSH between the engines, with real guests, real strangers and a real sshd."""
 # ruff: noqa: F811 - the fixture is imported
 
+import contextlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from guest_standing import Talker
 from test_migration_guests import MIB, mover, workload  # noqa: F401
 
-from bench.clock import NS_PER_MS, NS_PER_S
+from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.migration.certificates import make_certificate, make_ssh_key
 from bench.migration.driver import Migration
 from bench.migration.ssh import Ssh
@@ -103,9 +105,24 @@ def test_a_wrong_key_is_refused_and_the_guest_stays(mover, monkeypatch, carrier,
     assert re.search(said, outcome["reason"]) or side == 0
 
 
+def _inside(pid):
+    """The processes that live in the network namespace of process *pid*: engines, guests, tunnels, sshd."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "ns" / "net").samefile(f"/proc/{pid}/ns/net"):
+                found.add(process.name)
+    return found
+
+
 @pytest.mark.parametrize("security", ["tls", "ssh"])
 def test_cancel_is_seen_while_the_link_is_full(mover, security):
+    """The guest goes on where it is, and nothing of the migration is left in either hypervisor."""
     mover.boot(memory_bytes=64 * MIB, content={"zero": 0.0, "text": 0.0, "random": 1.0})
+    hypervisors = [mover.lab.namespaces[host].pid for host in ("h1", "h2")]
+    before = [_inside(pid) for pid in hypervisors]
+    client = Talker(mover.lab.namespaces["c"].pid)
+    client.say()
     answers = []
 
     def cancel(event):
@@ -118,6 +135,11 @@ def test_cancel_is_seen_while_the_link_is_full(mover, security):
     assert outcome["outcome"] == "cancelled"
     mover.link("h2", "up")
     assert mover.assert_one_runs() == "h1"
+    client.hear()
+    client.say()
+    client.hear()
+    client.close()
+    wait_until(lambda: [_inside(pid) for pid in hypervisors] == before, Deadline(20 * NS_PER_S), "nothing is left")
 
 
 @pytest.mark.parametrize("security", ["tls", "ssh"])

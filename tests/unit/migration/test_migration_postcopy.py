@@ -3,6 +3,7 @@
 import contextlib
 import select
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.errors import MigrationError, WireError
+from bench.memory.bitmap import DirtyBitmap
 from bench.migration import wire
 from bench.migration.driver import PostCopyWatch
 from bench.migration.modes import MODES, load_mode
 from bench.migration.order import Order
 from bench.migration.policy import Action, Limits, Progress, next_step
-from bench.migration.postcopy import PushWindow
+from bench.migration.postcopy import NEAR_AFTER, NEAR_BEFORE, PageServer, PushWindow
 from bench.migration.reader import FrameReader
 from bench.migration.transport import Connection, PeerClosed
 from bench.migration.wire import Kind
@@ -120,6 +122,22 @@ def test_the_end_of_the_stream_is_told_from_nothing_now():
         sock.close()
         with pytest.raises(PeerClosed):
             read_to_the_end(reader)
+
+
+@given(st.lists(st.integers(0, PAGES - 1), min_size=1, max_size=8, unique=True), st.integers(1, 64))
+def test_what_lies_around_the_latest_faults_is_pushed_first_and_every_page_once(faults, limit):
+    pending = DirtyBitmap(PAGES, dirty=True)
+    pending.clear_pages(np.array(faults))  # those were answered
+    server = PageServer(SimpleNamespace(pending=pending))
+    server._near.extend(faults)
+    near = [set(range(max(0, page - NEAR_BEFORE), min(PAGES, page + NEAR_AFTER))) for page in reversed(faults)]
+    left, pushed = set(range(PAGES)) - set(faults), []
+    while len(pages := server._next_pages(limit).tolist()):
+        first = next((around & left for around in near if around & left), left)
+        assert set(pages) <= first
+        left -= set(pages)
+        pushed += pages
+    assert sorted(pushed + faults) == list(range(PAGES))
 
 
 def test_the_push_window_shrinks_with_the_queue_and_fills_an_empty_link():
