@@ -18,17 +18,15 @@ from bench.guest.port import Netlink
 from bench.host import vlan_tags
 from bench.host.commands import run
 from bench.host.kernel import entered_netns, switch_ipv6_on
-from bench.host.ovs import OpenVSwitch
 from bench.scenario import Scenario
 
 _COMMAND_NS: Final = 10 * NS_PER_S
 
 
-def attach_hosts(scenario: Scenario, net: Any, ovs: OpenVSwitch | None) -> None:
+def attach_hosts(scenario: Scenario, net: Any) -> None:
     """Give every host what the scenario's network says of it.
 
     :param net: Mininet's, up.
-    :param ovs: None with Linux bridges.
     :raises MachineError: this kernel has no VLANs or no IPv6 for us.
     """
     network = scenario.network
@@ -39,8 +37,9 @@ def attach_hosts(scenario: Scenario, net: Any, ovs: OpenVSwitch | None) -> None:
     for host, vlan in network.vlans.items():
         if not vlan:
             continue
-        if ovs is not None and scenario.controller.keeps_vlans:
-            ovs.vsctl("set", "Port", _switch_port(net[host]), f"tag={vlan}")
+        if scenario.controller.keeps_vlans:  # so the switches are Open vSwitch's
+            port = _switch_port(net[host])
+            port.node.ovs.vsctl("set", "Port", port.name, f"tag={vlan}")
         else:
             _tag_card(net[host], vlan)
 
@@ -72,9 +71,9 @@ def _tag_card(host: Any, vlan: int) -> None:
             netlink.close()
 
 
-def _switch_port(host: Any) -> str:
-    """The name of the switch's end of a host's link."""
+def _switch_port(host: Any) -> Any:
+    """The switch's end of a host's link."""
     intf = host.defaultIntf()
     if intf.link is None:
         raise HostError(f"{host.name} has no link")
-    return str(intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1)
+    return intf.link.intf2 if intf.link.intf1 is intf else intf.link.intf1

@@ -126,6 +126,6 @@ def keep_logs(directory: Path, output: Path) -> None:
     """Whatever was logged, also by a run that failed; empty logs are left out."""
     target = output / "logs"
     target.mkdir(exist_ok=True)
-    for path in [*(directory / "logs").glob("*.log"), *(directory / "ovs").glob("*.log")]:
+    for path in [*(directory / "logs").glob("*.log"), *(directory / "ovs").rglob("*.log")]:
         if path.stat().st_size:
             shutil.copyfile(path, target / path.name)

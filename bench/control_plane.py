@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.controller import ControllerProcess
-from bench.host.ovs import OpenVSwitch
+from bench.host.ovs_daemons import SwitchDaemons
 from bench.host.spanning_tree import bridge_states, ovs_states, wait_settled
 from bench.plan import Plan
 from bench.scenario import Scenario
@@ -29,7 +29,7 @@ class ControlPlane:
     """
 
     def __init__(self, scenario: Scenario, plan: Plan, directory: Path) -> None:
-        self.ovs: OpenVSwitch | None = None
+        self.ovs: SwitchDaemons | None = None
         self.controller: ControllerProcess | None = None
         self._spec = scenario.controller
         self._plan = plan
@@ -48,7 +48,10 @@ class ControlPlane:
         """Start Open vSwitch and the controller, whichever there are. :raises BenchError: with the reason."""
         spec = self._spec
         if spec.app != "bridge":
-            self.ovs = OpenVSwitch(self._directory / "ovs", self._datapath)
+            topo = self._plan.topo
+            ports = {switch: len(topo.ports.get(switch, ())) for switch in topo.switches()}
+            relay = self._directory / RELAY_SOCKET if spec.app == "external" else None
+            self.ovs = SwitchDaemons(self._directory / "ovs", self._datapath, ports, relay)
             stack.callback(self.ovs.stop)
             self.ovs.start()
         if spec.is_process:
@@ -106,7 +109,7 @@ class ControlPlane:
 
     def _tree_states(self, switches: Iterable[Any]) -> dict[str, str]:
         if self.ovs is not None:
-            return ovs_states(self.ovs)
+            return {port: state for daemon in self.ovs for port, state in ovs_states(daemon).items()}
         ports = [intf.name for switch in switches for intf in switch.intfList() if switch.ports[intf]]
         return bridge_states(ports)
 
@@ -147,16 +150,14 @@ class ControlPlane:
         if self.ovs is None:
             return {"bridges": {name: list(names) for name, names in ports.items()}}
         numbers = {name: {str(number): port for port, number in names.items()} for name, names in ports.items()}
-        socket = str(self.ovs.control_path())
-        flows = [{"switch": name, "env": self.ovs.env, "ports": numbers[name]} for name in ports]
-        fdb = [{"switch": name, "socket": socket, "ports": numbers[name]} for name in ports]
+        of = self.ovs.of
+        flows = [{"switch": name, "env": of(name).env, "ports": numbers[name]} for name in ports]
+        fdb = [{"switch": name, "socket": str(of(name).control_path()), "ports": numbers[name]} for name in ports]
         if self._spec.app not in CONTROL_PLANES or self._spec.app == "external":
             # Somebody else's flows may say where a frame goes, or leave that to the FDB (NORMAL).
             return {"flows": flows, "fdb": fdb}
         return {"flows": flows} if self._spec.is_process else {"fdb": fdb}
 
-    def switch_pid(self) -> int | None:
-        """The process whose packet sockets carry all frames: ovs-vswitchd of the userspace datapath."""
-        if self.ovs is None or self.ovs.datapath != "user":
-            return None
-        return next((process.pid for process in self.ovs.processes if process.name == "ovs-vswitchd"), None)
+    def forwarding_pids(self) -> Sequence[int]:
+        """The processes whose packet sockets carry all frames: each ovs-vswitchd of the userspace datapath."""
+        return [] if self.ovs is None else self.ovs.forwarding_pids

@@ -103,10 +103,10 @@ class Testbed:
             self._endpoints(),
             self.scenario.calibration,
             log_directory=self.directory / "logs",
-            switch_pid=self.control.switch_pid(),
+            switch_pids=self.control.forwarding_pids(),
             cards=self._cards(),
         )
-        attach_hosts(self.scenario, self.net, self.control.ovs)
+        attach_hosts(self.scenario, self.net)
 
     def _endpoints(self) -> dict[str, Endpoint]:
         """What links are measured from: every host, and every card in a network beside the guests'."""

@@ -126,19 +126,30 @@ class OpenVSwitch:
 
     :param directory: of the run, short (socket paths have 107 bytes); created if need be.
     :param datapath: ``auto`` takes the kernel datapath where it works, else the userspace datapath.
+    :param beside_others: there are, or will be, other daemons' userspace datapaths in this network namespace.
+    :param label: what distinguishes the names of its log files from others'.
     :ivar datapath: ``"kernel"`` or ``"user"``, known after :meth:`start`.
     :ivar datapath_note: why the kernel datapath is not used; "" when it is.
     :ivar version: of ovs-vswitchd, known after :meth:`start`.
     :ivar env: what programs need to find the daemons.
     """
 
-    def __init__(self, directory: Path, datapath: Literal["auto", "kernel", "user"] = "auto") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        datapath: Literal["auto", "kernel", "user"] = "auto",
+        *,
+        beside_others: bool = False,
+        label: str = "",
+    ) -> None:
         self.directory = directory
         self.datapath: Datapath = "user"
         self.datapath_note = "the scenario asks for the userspace datapath"
         self.version = ""
         self.env = {name: str(directory) for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")}
         self._wanted = datapath
+        self._beside_others = beside_others
+        self._label = label
         self._processes: list[Process] = []
 
     def __enter__(self) -> OpenVSwitch:
@@ -174,6 +185,8 @@ class OpenVSwitch:
         init = ["ovs-vsctl", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings]
         run(init, deadline=deadline, env=self.env)
         only = ["--disable-system"] if self.datapath == "user" else []
+        if self.datapath_type == "dummy":
+            only.append("--enable-dummy")
         self._daemon(["ovs-vswitchd", f"unix:{database}", *only], deadline)
         return self
 
@@ -194,7 +207,8 @@ class OpenVSwitch:
     def _daemon(self, argv: Sequence[str], deadline: Deadline) -> None:
         """Start one daemon and wait until it answers on its control socket."""
         logging = ["--no-chdir", "--pidfile", "-vconsole:info", "-vsyslog:off", "-vfile:off"]
-        process = spawn([*argv, *logging], env=self.env, log=self.directory / f"{argv[0]}.log", name=argv[0])
+        log = self.directory / f"{argv[0]}{self._label}.log"
+        process = spawn([*argv, *logging], env=self.env, log=log, name=argv[0])
         self._processes.append(process)
 
         def answers() -> bool:
@@ -225,6 +239,15 @@ class OpenVSwitch:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+    @property
+    def datapath_type(self) -> str:
+        """What a bridge's ``datapath_type`` has to be (ovs-vswitchd.conf.db(5)); see :mod:`bench.host.ovs_daemons` for
+        ``dummy``.
+        """
+        if self.datapath == "kernel":
+            return "system"
+        return "dummy" if self._beside_others else "netdev"
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -275,7 +298,8 @@ class OpenVSwitch:
         from bench.host.ovs_switch import BenchSwitch  # noqa: PLC0415  only here Mininet is needed
 
         target = f"tcp:127.0.0.1:{controller_port}" if controller_port is not None else controller_target
-        members = {"ovs": self, "controller_target": target, "isSetup": True}
+        members: dict[str, object] = {"daemons_of": staticmethod(lambda _switch: self), "isSetup": True}
+        members["controller_target"] = target
         if controller_target is not None:  # nobody knows what it speaks
             members["default_protocols"] = "OpenFlow10,OpenFlow13"
         return type("BenchSwitch", (BenchSwitch,), members)

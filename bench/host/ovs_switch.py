@@ -6,7 +6,9 @@ Imports Mininet, so it is loaded lazily, by :meth:`bench.host.ovs.OpenVSwitch.sw
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 with warnings.catch_warnings():
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 MININET_VERSION = str(VERSION)
 _MAX_BACKOFF_MS = 1000  # the least that Open vSwitch's schema allows
+_TOGETHER = 4  # daemons that are told something at the same time
 
 
 class BenchSwitch(OVSSwitch):  # type: ignore[misc]
@@ -31,22 +34,26 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     Every port has the QoS type ``linux-noop`` (ovs-vswitchd.conf.db(5)), or Open vSwitch would delete the queueing
     disciplines that shape the link.
 
-    All switches of a network are created in one database transaction (Mininet's ``batchStartup``).
+    All switches of a network are created in one database transaction of each daemon (Mininet's ``batchStartup``).
+
+    :ivar ovs: the daemons that this switch belongs to.
     """
 
-    ovs: OpenVSwitch
+    daemons_of: Callable[[str], OpenVSwitch]
     controller_target: str | None = None
     default_protocols = "OpenFlow13"
     OVSVersion = "3.0"  # Mininet compares it with 1.10 only
 
     def __init__(self, name: str, **params: Any) -> None:
         params.setdefault("protocols", self.default_protocols)
+        self.ovs: OpenVSwitch = type(self).daemons_of(name)
         params["datapath"] = self.ovs.datapath
         self._asked_fail_mode = params.get("failMode")
         self._bond: str | None = params.pop("bond", None)
         self._start_arguments: list[str] = []
         self._controllers = 0
-        super().__init__(name, **params)
+        with self.ovs.environment():  # which its shell keeps
+            super().__init__(name, **params)
 
     @classmethod
     def setup(cls) -> None:
@@ -63,12 +70,12 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
             controller.name: f"{controller.protocol}:{controller.IP()}:{controller.port}" for controller in controllers
         }
         if self.controller_target is not None:
-            targets["bench"] = self.controller_target
+            targets["bench"] = self._own(self.controller_target)
         self._controllers = len(targets)
         self.failMode = self._asked_fail_mode or ("secure" if targets else "standalone")
-        kind = "netdev" if self.datapath == "user" else "system"
         words = ["--", "--may-exist", "add-br", self.name, "--", "set", "Bridge", self.name]
-        words += [f"datapath_type={kind}", f"fail_mode={self.failMode}", f"rstp_enable={str(bool(self.stp)).lower()}"]
+        words += [f"datapath_type={self.ovs.datapath_type}", f"fail_mode={self.failMode}"]
+        words += [f"rstp_enable={str(bool(self.stp)).lower()}"]
         words += [f"other_config:datapath-id={self.dpid}", f"other_config:dp-desc={self.name}"]
         words += [f"other_config:disable-in-band={str(not self.inband).lower()}", f"protocols={self.protocols}"]
         names = []
@@ -94,6 +101,11 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
         words = ["--", "add-port", self.name, intf.name, "--", "set", "Port", intf.name, "qos=@noop"]
         return [*words, "--", "set", "Interface", intf.name, f"ofport_request={self.ports[intf]}"]
 
+    def _own(self, target: str) -> str:
+        """A socket is to be found in the daemons' own directory (see :class:`bench.host.ovs_daemons.SwitchDaemons`)."""
+        kind, _, path = target.partition(":")
+        return f"unix:{self.ovs.directory / Path(path).name}" if kind == "unix" else target
+
     def attach(self, intf: Any) -> None:
         """Connect a data port."""
         self.ovs.vsctl(*_with_noop(self._addition(intf)))
@@ -106,9 +118,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     def batchStartup(cls, switches: Sequence[BenchSwitch], run: Any = None) -> Sequence[BenchSwitch]:  # noqa: N802
         """Create all *switches* at once. *run* is Mininet's and not used."""
         del run
-        words = [word for switch in switches for word in switch._start_arguments]
-        if words:
-            cls.ovs.vsctl(*_with_noop(words))
+        _tell({switch: switch._start_arguments for switch in switches}, _with_noop)
         for switch in switches:
             switch._start_arguments = []
             switch.batch = False
@@ -118,9 +128,7 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
     def batchShutdown(cls, switches: Sequence[BenchSwitch], run: Any = None) -> Sequence[BenchSwitch]:  # noqa: N802
         """Delete all *switches* at once and end their shells. *run* is Mininet's and not used."""
         del run
-        words = [word for switch in switches for word in ("--", "--if-exists", "del-br", switch.name)]
-        if words:
-            cls.ovs.vsctl(*words)
+        _tell({switch: ["--", "--if-exists", "del-br", switch.name] for switch in switches}, list)
         for switch in switches:
             switch.terminate()
         return switches
@@ -147,6 +155,18 @@ class BenchSwitch(OVSSwitch):  # type: ignore[misc]
 def _leads_to(intf: Any, node: str) -> bool:
     link = intf.link
     return link is not None and node in (link.intf1.node.name, link.intf2.node.name)
+
+
+def _tell(words: Mapping[BenchSwitch, Sequence[str]], whole: Callable[[Sequence[str]], list[str]]) -> None:
+    """Each daemon what there is for all its switches.
+
+    :param words: of ovs-vsctl. :param whole: makes one transaction of them.
+    """
+    of: dict[OpenVSwitch, list[str]] = {}
+    for switch, told in words.items():
+        of.setdefault(switch.ovs, []).extend(told)
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        list(pool.map(lambda item: item[0].vsctl(*whole(item[1])), [item for item in of.items() if item[1]]))
 
 
 def _with_noop(words: Sequence[str]) -> list[str]:

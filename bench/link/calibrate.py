@@ -143,7 +143,7 @@ class Calibration:
     """One calibration: a process in each host that is measured from.
 
     :param hosts: name -> endpoint, of all hosts that paths may start and end at; *cards*: see :func:`calibrate`.
-    :param switch_pid: ovs-vswitchd of a userspace datapath, whose sockets get room once traffic made them.
+    :param switch_pids: each ovs-vswitchd of a userspace datapath, whose sockets get room once traffic made them.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Calibration:
         spec: CalibrationSpec,
         *,
         log_directory: Path,
-        switch_pid: int | None = None,
+        switch_pids: Sequence[int] = (),
         cards: Mapping[str, str] | None = None,
     ) -> None:
         self._factory = factory
@@ -161,7 +161,7 @@ class Calibration:
         self._cards = dict(cards or {})
         self._spec = spec
         self._logs = log_directory
-        self._switch_pid = switch_pid
+        self._switch_pids = tuple(switch_pids)
         self._channels: dict[str, Channel] = {}
         self._ports: dict[str, int] = {}
 
@@ -224,8 +224,8 @@ class Calibration:
     def _measure(self, paths: Sequence[Route]) -> dict[Route, Measured]:
         measured = {path: Measured(path) for path in paths}
         self._warm(paths)
-        if self._switch_pid is not None:
-            widen_packet_sockets(self._switch_pid)
+        for pid in self._switch_pids:
+            widen_packet_sockets(pid)
         groups = rounds(paths, TOGETHER_BPS)
         for group in groups:
             self._echo([measured[path] for path in group])
@@ -446,20 +446,21 @@ def calibrate(
     spec: CalibrationSpec,
     *,
     log_directory: Path,
-    switch_pid: int | None = None,
+    switch_pids: Sequence[int] = (),
     cards: Mapping[str, str] | None = None,
 ) -> list[LinkResult]:
     """Measure every link of *factory*; with ``spec.enabled`` False only say what was asked and applied.
 
     :param cards: interface -> which of *hosts* it is, where that is not its node: a host's card in another network.
     :param log_directory: where the processes' logs go.
-    :param switch_pid: ovs-vswitchd of the userspace datapath (see :mod:`bench.link.sockets`), None for the kernel's.
+    :param switch_pids: each ovs-vswitchd of the userspace datapath (see :mod:`bench.link.sockets`).
     :raises LinkError: a link misses its tolerance: link, asked, measured, remedy.
     """
     if spec.enabled:
-        return Calibration(factory, hosts, spec, log_directory=log_directory, switch_pid=switch_pid, cards=cards).run()
-    if switch_pid is not None:
-        widen_packet_sockets(switch_pid)
+        found = Calibration(factory, hosts, spec, log_directory=log_directory, switch_pids=switch_pids, cards=cards)
+        return found.run()
+    for pid in switch_pids:
+        widen_packet_sockets(pid)
     return [
         LinkResult(
             name=link.name,

@@ -164,7 +164,7 @@ def test_calibration_finds_links_as_asked(tmp_path: Path) -> None:
                 {"rate_tolerance": 0.5, "delay_tolerance": "50ms"}
             )  # other work runs on this machine
             results = calibrate(
-                network.factory, network.endpoints(), spec, log_directory=tmp_path, switch_pid=network.switch_pid
+                network.factory, network.endpoints(), spec, log_directory=tmp_path, switch_pids=[network.switch_pid]
             )
             network.factory.verify()
             return [result.model_dump() for result in results]
