@@ -1,17 +1,22 @@
-"""Sends a moved guest's announcements: prepared Ethernet frames, at given times after its port was wired."""
+"""A moved guest's announcements: prepared Ethernet frames, sent at given times after its port was wired."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.clock import now_ns
 from bench.errors import GuestError
 from bench.guest.cards import MAX_CARDS
 from bench.guest.loop import Loop, Timer
+from bench.guest.punctual_sender import Due, PunctualSender, Sent, open_cards
+from bench.guest.punctual_sender import send as transmit
+from bench.host.channel import ChannelClosed
 
 MAX_FRAMES = 32
 MAX_OFFSETS = 128  # the most rounds of a scenario, by the hypervisor and again by the guest
@@ -19,6 +24,8 @@ MAX_SENDS = MAX_FRAMES * MAX_OFFSETS
 MAX_OFFSET_NS = 600 * 10**9
 _MIN_FRAME_BYTES, _MAX_FRAME_BYTES = 14, 1514
 _DISCARD_PORT = 9
+
+log = logging.getLogger("guest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +116,21 @@ class Announcement:
         return cls(frames, offsets, sends, wire_after, bool(raw.get("before_wiring")), cards if any(cards) else ())
 
 
+_Planned: TypeAlias = tuple[str, int, Send, int, int]
+"""Kind, card, the send, number of its time, when it is due."""
+
+
 class Announcer:
     """Announces through interfaces of the calling thread's network namespace.
 
     They are the guest's cards, whoever announces: that is where QEMU puts its frames in for the guest, too, and
-    the bridge behind a card learns from them as from the guest's own.
+    the bridge behind a card learns from them as from the guest's own. What is due at once leaves from here, without
+    waiting for anybody; the rest from a process of its own (:mod:`.punctual_sender`), however busy the guest is.
 
     :param interfaces: by the number of the card.
     :param sent: called for each frame: kind, card, the send, number of its time, when it was due and when it left (both
         CLOCK_MONOTONIC ns), and the error text when it did not leave after all.
+    :raises GuestError: the process does not start.
     """
 
     def __init__(
@@ -126,64 +139,77 @@ class Announcer:
         loop: Loop,
         sent: Callable[[str, int, Send, int, tuple[int, int], str], Any],
     ) -> None:
-        self._socks: list[socket.socket] = []
-        for interface in interfaces:
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # protocol 0: send only
-            self._socks.append(sock)
-            sock.bind((interface, 0))
+        self._socks = open_cards(interfaces)
         self._loop = loop
         self._sent = sent
-        self._timer: Timer | None = None
+        self._later = PunctualSender(self._socks)
+        self._watched = True
+        self._plans: dict[int, list[_Planned]] = {}
+        loop.watch(self._later.fileno(), select.EPOLLIN, self._told)
 
     def begin(self, announcement: Announcement, start_ns: int) -> int:
-        """Send what is due already, arm a timer for the rest.
+        """Send what is due already, and have the rest sent in time. What was under way before is not sent any more.
 
         :param start_ns: what the times count from.
         :returns: when the first frame left, 0 when none did.
         """
-        self.stop()
-        return self._send_due(announcement, announcement.planned(), start_ns, 0, 0)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def close(self) -> None:
-        self.stop()
-        for sock in self._socks:
-            sock.close()
-
-    def _send_due(
-        self, announcement: Announcement, sends: Sequence[Send], start_ns: int, position: int, number: int
-    ) -> int:
-        """:param position: of the next send. :param number: of its time."""
-        first_ns = 0
-        while position < len(sends) and start_ns + sends[position].at_ns <= now_ns():
-            send = sends[position]
+        first_ns = number = 0
+        former_ns: int | None = None
+        later: list[_Planned] = []
+        for send in announcement.planned():
+            number += former_ns is not None and send.at_ns != former_ns
+            former_ns = send.at_ns
             kind, frame = announcement.frames[send.frame]
-            card = announcement.card_of(send.frame)
-            error = "" if send.lost else self._send(card, frame)
+            card, due_ns = announcement.card_of(send.frame), start_ns + send.at_ns
+            if later or due_ns > now_ns():
+                later.append((kind, card, send, number, due_ns))
+                continue
+            error = "" if send.lost else transmit(self._socks, card, frame)
             at_ns = now_ns()
             if not error and not send.lost:
                 first_ns = first_ns or at_ns
-            self._sent(kind, card, send, number, (start_ns + send.at_ns, at_ns), error)
-            position += 1
-            if position < len(sends) and sends[position].at_ns != send.at_ns:
-                number += 1
-        if position < len(sends):
-            self._timer = self._loop.at(
-                start_ns + sends[position].at_ns,
-                lambda: self._send_due(announcement, sends, start_ns, position, number),
-            )
+            self._sent(kind, card, send, number, (due_ns, at_ns), error)
+        if later or self._plans:
+            self._hand_over(announcement, later)
         return first_ns
 
-    def _send(self, card: int, frame: bytes) -> str:
+    def _hand_over(self, announcement: Announcement, later: list[_Planned]) -> None:
+        frames = [None if send.lost else announcement.frames[send.frame][1] for _, _, send, _, _ in later]
         try:
-            self._socks[card].send(frame)
-        except (OSError, IndexError) as error:
-            return getattr(error, "strerror", None) or str(error)
-        return ""
+            plan = self._later.plan([Due(item[4], item[1], frame) for item, frame in zip(later, frames, strict=True)])
+        except GuestError as error:
+            for kind, card, send, number, due_ns in later:
+                self._sent(kind, card, send, number, (due_ns, now_ns()), error.message)
+        else:  # the former one's last frame may be on its way here
+            self._plans = {plan - 1: self._plans.get(plan - 1, []), plan: later}
+
+    def _told(self, _events: int) -> None:
+        try:
+            sent = self._later.receive()
+        except ChannelClosed:
+            self._unwatch()
+            log.error("the announcer has ended; nothing more is announced")
+            return
+        self._note(sent)
+
+    def _note(self, sent: Sequence[Sent]) -> None:
+        for item in sent:
+            plan = self._plans.get(item.plan)
+            if plan is not None:
+                kind, card, send, number, due_ns = plan[item.which]
+                self._sent(kind, card, send, number, (due_ns, item.at_ns), item.error)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.unwatch(self._later.fileno())
+
+    def close(self) -> None:
+        """Nothing leaves after this. Idempotent."""
+        self._unwatch()
+        self._note(self._later.close())
+        for sock in self._socks:
+            sock.close()
 
 
 class Chatter:

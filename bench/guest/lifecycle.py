@@ -59,7 +59,6 @@ _VCPU_NS = 2 * NS_PER_S
 
 log = logging.getLogger("guest")
 
-
 _WITH_MEMORY = tuple(state for state in State if state not in (State.NEW, State.STOPPED))
 
 
@@ -360,14 +359,14 @@ class ProcessGuest:
         self._attempt("vcpus", self._run_vcpus)
         resumed_ns = now_ns()
         self._attempt("disks", self._disks.run)
-        wired_ns = 0
-        begin_ns = resumed_ns + (0 if announcement.before_wiring else announcement.wire_after_ns)
+        wired_ns = announce_ns = 0
         if announcement.wire_after_ns:
-            self._loop.at(resumed_ns + announcement.wire_after_ns, self._wire_late)
+            self._loop.at(resumed_ns + announcement.wire_after_ns, lambda: self._wire_late(announcement))
         else:
             self._attempt("wire", self._wired_port().wire)
-            begin_ns = wired_ns = now_ns()
-        announce_ns = announcer.begin(announcement, begin_ns)
+            wired_ns = now_ns()
+        if wired_ns or announcement.before_wiring:
+            announce_ns = announcer.begin(announcement, wired_ns or resumed_ns)
         self._attempt("connections", lambda: log_lost(sockets.finish()))
         repair_off_ns = now_ns()
         self._attempt("services", sockets.serve)
@@ -381,11 +380,14 @@ class ProcessGuest:
         self._record("repair_off", repair_off_ns, connections=len(sockets))
         return {"resumed_ns": resumed_ns, "port_wired_ns": wired_ns, "announce_ns": announce_ns}
 
-    def _wire_late(self) -> None:
+    def _wire_late(self, announcement: Announcement) -> None:
         """The hypervisor's port is bound only now, as was asked for."""
-        if self.state is State.RUNNING:
+        if self.state is State.RUNNING and self._announcer is not None:
             self._attempt("wire", self._wired_port().wire)
-            self._record("port_wired", now_ns(), late=True)
+            wired_ns = now_ns()
+            self._record("port_wired", wired_ns, late=True)
+            if not announcement.before_wiring:
+                self._announcer.begin(announcement, wired_ns)
             self.flush()
 
     @property
@@ -421,10 +423,9 @@ class ProcessGuest:
         if self._port is not None:
             self._attempt("cut", self._port.cut)
             self._attempt("remove", self._port.remove)
-        if self._announcer is not None:
-            self._attempt("announcer", self._announcer.close)
-        if self._chatter is not None:
-            self._attempt("chatter", self._chatter.close)
+        for name, speaker in (("announcer", self._announcer), ("chatter", self._chatter)):
+            if speaker is not None:
+                self._attempt(name, speaker.close)
         if self._sockets is not None:
             self._attempt("flows", self._sockets.outbound.close)
         self.release_throttle()
@@ -432,10 +433,9 @@ class ProcessGuest:
             self._loop.unwatch(vcpu.channel.fileno())
             self._attempt("vcpu", vcpu.quit)
         self._attempt("disks", self._disks.stop)
-        if self._throttle is not None:
-            self._attempt("throttle", self._throttle.close)
-        if self._limits is not None:
-            self._attempt("limits", self._limits.close)
+        for name, limit in (("throttle", self._throttle), ("limits", self._limits)):
+            if limit is not None:
+                self._attempt(name, limit.close)
         self._record("stopped", now_ns(), reason=reason)
         self.flush()
 

@@ -37,6 +37,24 @@ def set_timer_slack_ns(slack_ns: int) -> None:
     _check(_libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0), "prctl(PR_SET_TIMERSLACK)")
 
 
+def be_woken_on_time(priority: int) -> str:
+    """Ask for wake-ups on time: a timer slack of 1 ns and real-time scheduling, else the best nice value.
+
+    :param priority: among real-time processes; the higher one interrupts the lower.
+    :returns: what was granted: ``"realtime"``, ``"nice"`` or ``"none"``.
+    """
+    set_timer_slack_ns(1)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
+    except OSError:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, -20)
+        except OSError:
+            return "none"
+        return "nice"
+    return "realtime"
+
+
 class TimerFd:
     """A timerfd on CLOCK_MONOTONIC, readable once its time has come."""
 

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 
 from bench.host.kernel import entered_netns
-from bench.host.timer import set_timer_slack_ns
+from bench.host.timer import be_woken_on_time
 
 TUN_DEVICE = Path("/dev/net/tun")
 
@@ -69,13 +69,4 @@ def be_punctual() -> str:
     if mallopt is not None:
         for parameter in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD):
             mallopt(parameter, _MALLOC_KEEP_BYTES)
-    set_timer_slack_ns(1)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except OSError:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
-        except OSError:
-            return "none"
-        return "nice"
-    return "realtime"
+    return be_woken_on_time(1)
