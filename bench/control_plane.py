@@ -44,6 +44,11 @@ class ControlPlane:
             return f"external/{spec.address}"
         return f"{spec.framework if spec.is_process else 'none'}/{spec.app}"
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether flows are somebody else's, so that nobody here knows when they are there."""
+        return self._spec.app == "external" or self._spec.app not in CONTROL_PLANES
+
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start Open vSwitch and the controller, whichever there are. :raises BenchError: with the reason."""
         spec = self._spec
@@ -153,7 +158,7 @@ class ControlPlane:
         of = self.ovs.of
         flows = [{"switch": name, "env": of(name).env, "ports": numbers[name]} for name in ports]
         fdb = [{"switch": name, "socket": str(of(name).control_path()), "ports": numbers[name]} for name in ports]
-        if self._spec.app not in CONTROL_PLANES or self._spec.app == "external":
+        if self.is_foreign:
             # Somebody else's flows may say where a frame goes, or leave that to the FDB (NORMAL).
             return {"flows": flows, "fdb": fdb}
         return {"flows": flows} if self._spec.is_process else {"fdb": fdb}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from bench.link.links import BenchLink, LinkFactory
 from bench.network_faults import NetworkFaults
 from bench.plan import Plan
 from bench.plan_network import MIGRATION, link_spec
+from bench.reach import wait_reachable
 from bench.result import LinkResult
 from bench.scenario import Scenario
 from bench.timeline import Event
@@ -93,7 +95,14 @@ class Testbed:
             self.hypervisors[name] = self._make_hypervisor(name)
         self._set_up_hosts()
         self.control.wait_ready(self.net.switches)
+        if self.control.is_foreign:
+            self._wait_reachable()
         self._calibrate()
+
+    def _wait_reachable(self) -> None:
+        """Until hypervisors can send each other guests. :raises ControllerError: they can not."""
+        at = {name: (host.pid, host.migration_address) for name, host in self.hypervisors.items()}
+        wait_reachable(at, list(itertools.permutations(at, 2)), self.control.name)
 
     def _calibrate(self) -> None:
         if self.scenario.calibration.enabled:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
-from bench.errors import LinkError
+from bench.errors import ControllerError, LinkError
 from bench.host.commands import run, spawn
 from bench.host.sandbox import call_in_sandbox
 from bench.link.impairment import Direction
 from bench.link.links import BenchLink, End, LinkFactory, choose_wire, kernel_has_netem
+from bench.reach import wait_reachable
 from bench.scenario import LinkSpec
 
 pytestmark = pytest.mark.root
@@ -220,3 +221,22 @@ def test_the_wire_is_chosen_by_what_the_kernel_has() -> None:
     netem = kernel_has_netem()
     delayed = Direction(10**9, NS_PER_MS)
     assert choose_wire(delayed, delayed, netem=netem, tun=True) == ("netem" if netem else "delay-line")
+
+
+def test_hosts_that_reach_each_other_and_one_that_is_not_reached(tmp_path: Path) -> None:
+    def body() -> list[str]:
+        with pair(spec(), tmp_path) as network:
+            hosts = {name: (pid, address) for name, pid, address in zip("ab", network.pids, ADDRESSES, strict=True)}
+            pairs = [("a", "b"), ("b", "a")]
+            wait_reachable(hosts, pairs, "a test")
+            network.run(network.pids[1], "ip", "link", "set", "b-eth0", "down")
+            try:
+                wait_reachable(hosts, pairs, "a test", wait_ns=NS_PER_MS)
+            except ControllerError as error:
+                return [error.message, error.remedy]
+            return []
+
+    message, remedy = call_in_sandbox(body)
+    assert message.startswith("a does not reach b (10.77.0.2) through the network that a test controls: ")
+    assert "tried for 1 ms; 2 of 2 pairs do not" in message
+    assert "every switch" in remedy
