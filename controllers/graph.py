@@ -88,6 +88,20 @@ class Graph:
             done |= set(self.distances(root))
         return found
 
+    def tree_towards(self, dpid: int) -> dict[int, int]:
+        """For every switch that can reach *dpid*, itself included (0), its port towards it by :meth:`tree_ports`."""
+        tree = self.tree_ports()
+        found = {dpid: 0}
+        waiting = deque([dpid])
+        while waiting:
+            here = waiting.popleft()
+            for port in sorted(tree.get(here, ())):
+                other, back = self.links[here, port]
+                if other not in found:
+                    found[other] = back
+                    waiting.append(other)
+        return found
+
 
 def layers(away: dict[int, int], only: Iterable[int]) -> list[list[int]]:
     """The switches of *only* by distance, the nearest first."""

@@ -19,6 +19,14 @@ table  priority  match                                      instruction
 
 So only the switch that a host is at asks the controller, once, and the network may have loops.
 
+A new address
+-------------
+As long as some switches flood what others send the shortest way, both copies may meet at the same host: the tree and
+the shortest ways differ. So an address that nobody knew is sent along the tree by all switches first. Whatever is
+flooded takes that way, too, and other branches lead back to where a frame came from, where it ends: exactly one copy
+arrives, in whatever order switches take the flow. When all have it, and what was flooded before has had
+:data:`SPREAD_NS` to end, the shortest ways follow, as a move.
+
 Moving an address
 -----------------
 The new path is a tree of shortest ways towards the new place. Its switches are changed from the outermost one, at the
@@ -62,6 +70,7 @@ from controllers.steps import At, PacketOut, Steps
 
 SETTLE_NS = NS_PER_S // 2
 PROBE_NS = NS_PER_S // 4
+SPREAD_NS = NS_PER_S // 20
 LLDP_PRIORITY = 500
 LINK_PRIORITY = 350
 LLDP_COOKIE = 0xBE0004
@@ -82,10 +91,15 @@ class Place:
 
 @dataclass
 class Move:
-    """A move under way: the distances still to be changed, and the answers that the last one waits for."""
+    """A move under way: the distances still to be changed, and the answers that the last one waits for.
+
+    :ivar shorten: after that, the shortest ways in place of the tree's. :ivar shorten_ns: from when on; 0: not yet.
+    """
 
     waves: list[list[At]]
     waiting: set[tuple[int, int]]
+    shorten: bool = False
+    shorten_ns: int = 0
 
 
 def pipeline() -> list[Flow]:
@@ -179,6 +193,9 @@ class ProactiveNetwork:
             told = {"switches": len(self.graph.ports), "links": links}
             steps.append(At(0, Observation("topology_known", told)))
             steps += [At(dpid, Barrier()) for dpid in self.graph.ports]
+        for mac, move in list(self._moves.items()):
+            if move.shorten_ns and now_ns >= move.shorten_ns:
+                steps += self._begin(mac, self.places[mac], announced=False, moved=False)
         return steps
 
     def _probe(self, dpid: int) -> Steps:
@@ -241,7 +258,7 @@ class ProactiveNetwork:
             if len(self.places) >= MAX_MACS:
                 return []
             self.places[mac] = Place(*here)
-            return [*self._known(mac, here), *self._begin(mac, self.places[mac], announced=announced)]
+            return [*self._known(mac, here), *self._introduce(mac, self.places[mac])]
         if (place.dpid, place.port) == here:
             return self._known(mac, here) if not announced else []
         since_ns = now_ns - place.moved_ns
@@ -270,13 +287,34 @@ class ProactiveNetwork:
         )
         return [At(here[0], flow)]
 
-    def _begin(self, mac: str, place: Place, *, announced: bool) -> Steps:
-        """Move the paths of *mac*: the first wave now, the rest as barriers are answered."""
-        self._moves[mac] = Move(self._waves(mac, place, announced=announced), set())
-        return self._go_on(mac)
+    def _introduce(self, mac: str, place: Place) -> Steps:
+        """The paths of an address that no switch knows: along the tree, at once."""
+        sent = self._said.setdefault(mac, {})
+        wave: list[At] = []
+        for dpid, port in self.graph.tree_towards(place.dpid).items():
+            ports = (place.port if dpid == place.dpid else port,)
+            sent[dpid] = ports
+            wave.append(At(dpid, Flow(DESTINATION_TABLE, KNOWN_PRIORITY, Match(eth_dst=mac), ports)))
+            wave.append(At(dpid, self._barrier(mac)))
+            wave.append(At(dpid, self._moved(mac, dpid, None, ports, announced=False)))
+        self._moves[mac] = Move([wave], set(), shorten=True)
+        return self._go_on(0, mac)
 
-    def _waves(self, mac: str, place: Place, *, told: bool = True, announced: bool = False) -> list[list[At]]:
-        """What changes at which switch, by its distance from *place*, without switches where nothing does."""
+    def _begin(self, mac: str, place: Place, *, announced: bool, moved: bool = True) -> Steps:
+        """Move the paths of *mac*: the first wave now, the rest as barriers are answered.
+
+        :param moved: the address has; False: its paths are to be the shortest.
+        """
+        self._moves[mac] = Move(self._waves(mac, place, announced=announced, moved=moved), set())
+        return self._go_on(0, mac)
+
+    def _waves(
+        self, mac: str, place: Place, *, told: bool = True, announced: bool = False, moved: bool = True
+    ) -> list[list[At]]:
+        """What changes at which switch, by its distance from *place*, without switches where nothing does.
+
+        :param told: with barriers, and observations where it *moved*.
+        """
         outputs = self._outputs(mac, place)
         sent = self._said.setdefault(mac, {})
         away = self.graph.distances(place.dpid)
@@ -287,12 +325,16 @@ class ProactiveNetwork:
                 match = Match(eth_dst=mac)
                 wave.append(At(dpid, Flow(DESTINATION_TABLE, KNOWN_PRIORITY, match, outputs[dpid])))
                 if told:
-                    self._token += 1
-                    wave.append(At(dpid, Barrier(mac, self._token)))
+                    wave.append(At(dpid, self._barrier(mac)))
+                if told and moved:
                     wave.append(At(dpid, self._moved(mac, dpid, sent.get(dpid), outputs[dpid], announced=announced)))
                 sent[dpid] = outputs[dpid]
             waves.append(wave)
         return waves
+
+    def _barrier(self, mac: str) -> Barrier:
+        self._token += 1
+        return Barrier(mac, self._token)
 
     def _outputs(self, _mac: str, place: Place) -> dict[int, tuple[int, ...]]:
         """Switch -> the ports that frames for an address at *place* leave by."""
@@ -307,20 +349,23 @@ class ProactiveNetwork:
             return Observation("mac_learned", {**told, "port": ports[-1]})
         return Observation("mac_moved", {**told, "from_port": former[0], "to_port": ports[-1], "announced": announced})
 
-    def _go_on(self, mac: str) -> Steps:
+    def _go_on(self, now_ns: int, mac: str) -> Steps:
         move = self._moves[mac]
         if not move.waves:
-            del self._moves[mac]
+            if move.shorten:
+                move.shorten_ns = now_ns + SPREAD_NS
+            else:
+                del self._moves[mac]
             return []
         wave = move.waves.pop(0)
         move.waiting = {(at.dpid, at.step.token) for at in wave if isinstance(at.step, Barrier)}
         return wave
 
-    def confirmed(self, _now_ns: int, dpid: int, token: int) -> Steps:
+    def confirmed(self, now_ns: int, dpid: int, token: int) -> Steps:
         for mac, move in list(self._moves.items()):
             if (dpid, token) in move.waiting:
                 move.waiting.discard((dpid, token))
-                return [] if move.waiting else self._go_on(mac)
+                return [] if move.waiting else self._go_on(now_ns, mac)
         return []
 
     def flow_removed(self, _now_ns: int, dpid: int, match: Match) -> Steps:

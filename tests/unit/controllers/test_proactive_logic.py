@@ -43,6 +43,7 @@ def settle(lab: Lab) -> dict[str, str]:
         lab.confirm_all()
     lab.walk("h1", rarp(GUEST))
     lab.confirm_all()
+    lab.tick(100)  # from the tree to the shortest ways
     return macs
 
 
@@ -71,6 +72,26 @@ def test_known_addresses_go_the_way_that_the_bench_expects(lab: Lab) -> None:
         ports, _copied = lab.tables[dpid].output(0, bytes.fromhex(macs["h2"].replace(":", "")) + bytes(6) + b"\x08\0")
         (port,) = ports
         assert lab.topo.ports[switch][port][0] == following
+
+
+def test_no_host_gets_a_frame_twice_while_an_address_becomes_known(lab: Lab) -> None:
+    """What has no flow yet is flooded, what has one goes the shortest way: both at once would meet at the new host."""
+    hosts = lab.topo.hosts()
+    macs = {host: mac_of(index + 1) for index, host in enumerate(hosts)}
+    for host in hosts:
+        others = [other for other in hosts if other != host]
+        lab.apply(lab.logic.packet_in(lab.now_ns, *lab.place[host], arp(macs[host], "10.0.0.1", "10.0.0.2"), 0))
+        for _ in range(4):
+            while True:
+                for other in others:
+                    assert lab.talk(other, macs[other], macs[host], ask=False).count(host) == 1
+                if not lab.confirm():
+                    break
+            lab.wait(100)
+            lab.apply(lab.logic.tick(lab.now_ns))
+        for other in others:
+            assert lab.talk(other, macs[other], macs[host], ask=False) == [host]
+    assert not [event for event in lab.seen if event.name == "mac_moved"]
 
 
 def test_at_every_instant_of_a_move_frames_reach_the_old_or_the_new_place(lab: Lab) -> None:
