@@ -9,9 +9,10 @@ throw away what arrives for it. One process does it for one migration, with a fo
   records of u64 CLOCK_MONOTONIC ns of arrival, u32 length, bytes;
 - at the destination, a packet socket on the hypervisor's end of the guest's card.
 
-Frames from before the cut are the guest's own business; those after it wait until the guest has resumed (at most
-:data:`MAX_BUFFER_BYTES`, then the newest are dropped), and later ones are sent on as they come. They may overtake or
-be overtaken by frames that take the new way: the flows' counts of reordered answers show it.
+Frames from before the cut of the guest's port, by the kernel's time stamp, are the guest's own business; those after
+it wait until the guest has resumed (at most :data:`MAX_BUFFER_BYTES`, then the newest are dropped), and later ones are
+sent on as they come. They may overtake or be overtaken by frames that take the new way: the flows' counts of reordered
+answers show it.
 
 Commands: ``start``, ``cut`` {t_ns}, ``open`` {interface}. Events (source ``forwarder``): ``forward_ready``,
 ``forward_opened`` {frames, bytes}, ``forwarded`` {frames, bytes, dropped, last_ns}.
@@ -25,8 +26,9 @@ import select
 import socket
 import struct
 import sys
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,9 +47,27 @@ EARLIER_NS: Final = 500 * NS_PER_MS
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET, _PACKET_VNET_HDR, _PACKET_OUTGOING = 263, 15, 4
 _VNET_HEADER_BYTES: Final = 10
+_SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; what it tells has the same number
+_TIMESPEC: Final = struct.Struct("=qq")
+_TOLD_BYTES: Final = socket.CMSG_SPACE(_TIMESPEC.size)
 _RECORD: Final = struct.Struct("=QI")
 _FRAME_BYTES: Final = 1 << 17
 _CALL_NS: Final = 10 * NS_PER_S
+
+
+def arrival_ns(told: Iterable[tuple[int, int, bytes]]) -> int:
+    """When a frame came, on CLOCK_MONOTONIC: the kernel's stamp (SO_TIMESTAMPNS, socket(7)) and not the moment of being
+    read, which may be milliseconds later: what the guest itself got before the cut would be sent on a second time.
+
+    :param told: recvmsg's ancillary data; now, where it has no stamp.
+    """
+    at_ns = now_ns()
+    for level, kind, data in told:
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            ago_ns = time.time_ns() - int(seconds) * NS_PER_S - int(nanoseconds)
+            return at_ns - max(ago_ns, 0)
+    return at_ns
 
 
 class Forwarder:
@@ -122,6 +142,7 @@ class _Carrier:
         self._stack.callback(sock.close)
         sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.bind((interface, _ETH_P_ALL))
         sock.setblocking(False)
         return sock
@@ -158,7 +179,7 @@ class _Carrier:
 
     def _take(self) -> None:
         try:
-            data, address = self._seen.recvfrom(_FRAME_BYTES)
+            data, told, _flags, address = self._seen.recvmsg(_FRAME_BYTES, _TOLD_BYTES)
         except BlockingIOError:
             return
         if address[2] == _PACKET_OUTGOING or data[_VNET_HEADER_BYTES:][:6] != self._mac:
@@ -166,7 +187,10 @@ class _Carrier:
         if self._bytes + len(data) > MAX_BUFFER_BYTES:
             self._counts["dropped"] += 1
             return
-        self._waiting.append((now_ns(), data))
+        at_ns = arrival_ns(told)
+        if self._cut_ns is not None and at_ns < self._cut_ns:
+            return
+        self._waiting.append((at_ns, data))
         self._bytes += len(data)
         if not self._opened:
             self._discard_early()

@@ -315,7 +315,7 @@ class Testbed:
         self.faults.on_event(event)
         forwarder = self._forwarders.get(event.guest)
         if forwarder is not None and event.source == "engine.source" and event.name == "paused":
-            forwarder.cut(event.t_ns)
+            forwarder.cut(event.data.get("net_cut_ns") or event.t_ns)
         elif forwarder is not None and event.source == "engine.destination" and event.name == "resumed":
             forwarder.open(f"vnet-{event.guest}")
 

@@ -74,7 +74,8 @@ class DepartingGuest:
         paused = self.control.pause(Deadline(CONTROL_NS + timeout_of(self._order.guest)))
         self._stack.callback(os.close, paused.fd)
         self._report("pause_begin", paused.times.get("pause_begin_ns"))
-        self._report("paused", paused.times.get("vcpus_stopped_ns"), connections=paused.connections)
+        told = {"connections": paused.connections, "net_cut_ns": paused.times.get("net_cut_ns")}
+        self._report("paused", paused.times.get("vcpus_stopped_ns"), **told)
         if self.throttler is not None:
             self.throttler.ended(now_ns())
         return paused
