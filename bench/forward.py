@@ -7,15 +7,16 @@ throw away what arrives for it. One process does it for one migration, with a fo
   segments of 64 KiB stay whole);
 - one TCP connection from the source's address to the destination's, across the emulated network like everything else:
   records of u64 CLOCK_MONOTONIC ns of arrival, u32 length, bytes;
-- at the destination, a packet socket on the hypervisor's end of the guest's card.
+- at the destination, a packet socket on the hypervisor's end of each of the guest's cards. Past the queueing layer,
+  where the tag of a VLAN would be taken off: the kernel has done that already, at the source.
 
 Frames from before the cut of the guest's port, by the kernel's time stamp, are the guest's own business; those after
 it wait until the guest has resumed (at most :data:`MAX_BUFFER_BYTES`, then the newest are dropped), and later ones are
 sent on as they come. They may overtake or be overtaken by frames that take the new way: the flows' counts of reordered
 answers show it.
 
-Commands: ``start``, ``cut`` {t_ns}, ``open`` {interface}. Events (source ``forwarder``): ``forward_ready``,
-``forward_opened`` {frames, bytes}, ``forwarded`` {frames, bytes, dropped, last_ns}.
+Commands: ``start``, ``cut`` {t_ns}, ``open`` {interfaces: {MAC address: interface}}. Events (source ``forwarder``):
+``forward_ready``, ``forward_opened`` {frames, bytes}, ``forwarded`` {frames, bytes, dropped, last_ns}.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MAX_BUFFER_BYTES: Final = 64 << 20
 EARLIER_NS: Final = 500 * NS_PER_MS
 """The word of the cut comes so much later at most; frames are kept that long without it."""
 _ETH_P_ALL: Final = 0x0003
-_SOL_PACKET, _PACKET_VNET_HDR, _PACKET_OUTGOING = 263, 15, 4
+_SOL_PACKET, _PACKET_VNET_HDR, _PACKET_QDISC_BYPASS, _PACKET_OUTGOING = 263, 15, 20, 4
 _VNET_HEADER_BYTES: Final = 10
 _SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h; what it tells has the same number
 _TIMESPEC: Final = struct.Struct("=qq")
@@ -80,7 +81,7 @@ class Forwarder:
         self._log = log
 
     def start(self, told: Mapping[str, Any]) -> None:
-        """:param told: source_pid, destination_pid, uplink, mac, address (of the destination).
+        """:param told: source_pid, destination_pid, uplink, macs, address (of the destination).
 
         :raises HostError: it cannot.
         """
@@ -91,9 +92,9 @@ class Forwarder:
         """The guest's network was cut at the source at *t_ns*."""
         self._tell("cut", {"t_ns": t_ns})
 
-    def open(self, interface: str) -> None:
-        """The guest runs at the destination behind *interface*."""
-        self._tell("open", {"interface": interface})
+    def open(self, interfaces: Mapping[str, str]) -> None:
+        """The guest runs at the destination. :param interfaces: behind which, by the card's MAC address."""
+        self._tell("open", {"interfaces": dict(interfaces)})
 
     def _tell(self, command: str, args: Mapping[str, Any]) -> None:
         if self._channel is not None:
@@ -114,7 +115,7 @@ class _Carrier:
     """Both feet, in one thread."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
-        self._mac = bytes.fromhex(str(told["mac"]).replace(":", ""))
+        self._macs = {_octets(mac) for mac in told["macs"]}
         self._destination_pid = int(told["destination_pid"])
         self._write = EventWriter(Path(told["events"]), SOURCE)
         self._stack = contextlib.ExitStack()
@@ -134,7 +135,7 @@ class _Carrier:
         self._in = self._stack.enter_context(listener.accept()[0])
         self._out.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._in.setblocking(False)
-        self._card: socket.socket | None = None
+        self._cards: dict[bytes, socket.socket] = {}
         self._write("forward_ready")
 
     def _packet_socket(self, interface: str) -> socket.socket:
@@ -152,7 +153,9 @@ class _Carrier:
             self._cut_ns = int(args["t_ns"])
         else:
             with entered_netns(self._destination_pid):
-                self._card = self._packet_socket(str(args["interface"]))
+                for mac, interface in args["interfaces"].items():
+                    card = self._cards[_octets(mac)] = self._packet_socket(str(interface))
+                    card.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
             self._opened = True
             self._discard_early()
             self._write("forward_opened", frames=len(self._waiting), bytes=self._bytes)
@@ -182,7 +185,7 @@ class _Carrier:
             data, told, _flags, address = self._seen.recvmsg(_FRAME_BYTES, _TOLD_BYTES)
         except BlockingIOError:
             return
-        if address[2] == _PACKET_OUTGOING or data[_VNET_HEADER_BYTES:][:6] != self._mac:
+        if address[2] == _PACKET_OUTGOING or _target(data) not in self._macs:
             return
         if self._bytes + len(data) > MAX_BUFFER_BYTES:
             self._counts["dropped"] += 1
@@ -204,9 +207,8 @@ class _Carrier:
                 return
             frame, self._left = self._left[_RECORD.size :][:length], self._left[_RECORD.size + length :]
             try:
-                assert self._card is not None
-                self._card.send(frame)
-            except OSError:
+                self._cards[_target(frame)].send(frame)
+            except (OSError, KeyError):
                 self._counts["dropped"] += 1
                 continue
             self._counts["frames"] += 1
@@ -216,6 +218,15 @@ class _Carrier:
     def close(self) -> None:
         self._write("forwarded", **self._counts)
         self._stack.close()
+
+
+def _octets(mac: object) -> bytes:
+    return bytes.fromhex(str(mac).replace(":", ""))
+
+
+def _target(data: bytes) -> bytes:
+    """The MAC address that a frame is for."""
+    return data[_VNET_HEADER_BYTES:][:6]
 
 
 def main() -> int:

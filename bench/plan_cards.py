@@ -44,7 +44,6 @@ def check_cards(
     """:raises ScenarioError: an unknown host, an address that is there twice, or a client that reaches nobody."""
     _check_hosts(scenario, hosts, hypervisors, where)
     _check_guests(scenario, where)
-    _check_app(scenario, where)
     for host, clients in flows.items():
         for client in clients:
             if client.kind != "command":
@@ -97,16 +96,6 @@ def _check_guests(scenario: Scenario, where: str) -> None:
             if any(made.version == other.version and made.overlaps(other) for other in networks):
                 raise ScenarioError(where, key, text, "a network of its own: another card of the guest is in this one")
             networks.append(made)
-
-
-def _check_app(scenario: Scenario, where: str) -> None:
-    """Two control planes know a guest by one MAC address."""
-    app = scenario.controller.app
-    for guest in scenario.guests:
-        if guest.cards and app in ("activation", "forwarding"):
-            raise ScenarioError(where, "controller.app", app, "another one for a guest with several cards")
-        if guest.vlan and app == "forwarding":
-            raise ScenarioError(where, "controller.app", app, "another one for a guest in a VLAN")
 
 
 def _check_client(scenario: Scenario, host: str, client: ClientSpec, key: str, where: str) -> None:

@@ -20,6 +20,7 @@ from bench.control_plane import ControlPlane
 from bench.disks import Storage
 from bench.errors import HostError, MachineError
 from bench.forward import Forwarder
+from bench.guest.port import port_interface
 from bench.guests import BRIDGE, Guests, for_interface
 from bench.host import firewall
 from bench.host.commands import describe_status, run
@@ -279,7 +280,8 @@ class Testbed:
     def expect(self, guest: str, destination: str) -> None:
         """A guest is about to move to a hypervisor."""
         switch, port = self.attachment(destination)
-        self.control.expect(self.scenario.guest_named(guest).mac, switch, port)
+        for card in self.scenario.guest_named(guest).all_cards:
+            self.control.expect(str(card.mac), switch, port)
         if self.scenario.controller.app == "forwarding":
             self._forward(guest, destination)
 
@@ -297,7 +299,7 @@ class Testbed:
                 "source_pid": here.pid,
                 "destination_pid": there.pid,
                 "uplink": here.uplink,
-                "mac": self.scenario.guest_named(guest).mac,
+                "macs": [str(card.mac) for card in self.scenario.guest_named(guest).all_cards],
                 "address": there.migration_address,
             }
         )
@@ -305,7 +307,8 @@ class Testbed:
 
     def forget(self, guest: str) -> None:
         """It does not come after all."""
-        self.control.forget(self.scenario.guest_named(guest).mac)
+        for card in self.scenario.guest_named(guest).all_cards:
+            self.control.forget(str(card.mac))
 
     def on_event(self, event: Event) -> None:
         """What happened in a migration: the network's faults and the forwarders wait for it.
@@ -317,7 +320,8 @@ class Testbed:
         if forwarder is not None and event.source == "engine.source" and event.name == "paused":
             forwarder.cut(event.data.get("net_cut_ns") or event.t_ns)
         elif forwarder is not None and event.source == "engine.destination" and event.name == "resumed":
-            forwarder.open(f"vnet-{event.guest}")
+            cards = self.scenario.guest_named(event.guest).all_cards
+            forwarder.open({str(card.mac): port_interface(event.guest, number) for number, card in enumerate(cards)})
 
     def stop_forwarding(self) -> None:
         """The network has had its time. Idempotent."""
