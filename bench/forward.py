@@ -16,7 +16,7 @@ sent on as they come. They may overtake or be overtaken by frames that take the 
 answers show it.
 
 Commands: ``start``, ``cut`` {t_ns}, ``open`` {interfaces: {MAC address: interface}}. Events (source ``forwarder``):
-``forward_ready``, ``forward_opened`` {frames, bytes}, ``forwarded`` {frames, bytes, dropped, last_ns}.
+``forward_ready``, ``forward_opened`` {frames, bytes}, ``forwarded`` {frames, bytes, dropped, last_ns, by_mac}.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class _Carrier:
         self._cut_ns: int | None = None
         self._opened = False
         self._counts = {"frames": 0, "bytes": 0, "dropped": 0, "last_ns": 0}
+        self._by_mac = dict.fromkeys(self._macs, 0)
         self._left = b""
         with entered_netns(self._destination_pid):
             listener = self._stack.enter_context(socket.create_server((str(told["address"]), PORT)))
@@ -212,11 +213,13 @@ class _Carrier:
                 self._counts["dropped"] += 1
                 continue
             self._counts["frames"] += 1
+            self._by_mac[_target(frame)] += 1
             self._counts["bytes"] += length
             self._counts["last_ns"] = now_ns()
 
     def close(self) -> None:
-        self._write("forwarded", **self._counts)
+        by_mac = {mac.hex(":"): count for mac, count in self._by_mac.items() if count}
+        self._write("forwarded", **self._counts, by_mac=by_mac)
         self._stack.close()
 
 

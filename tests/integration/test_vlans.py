@@ -27,11 +27,13 @@ FIRST, SECOND = "52:54:00:00:00:01", "52:54:00:01:00:01"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
-    """With real access ports (``standalone``); where the controller's flows decide, and nothing but a neighbour
-    advertisement tells (``learning``); and with hypervisors at access ports.
+    """With real access ports, and what comes late sent on (``forwarding``); where the controller's flows decide, and
+    nothing but a neighbour advertisement tells (``learning``), or ports wait for each card (``activation``); and with
+    hypervisors at access ports.
     """
     directory = tmp_path_factory.mktemp("vlans")
-    trunk = settings(*QUICK, "run.capture=true")
+    trunk = settings(*QUICK, "run.capture=true", 'controller.app="forwarding"', "announce.faults.late=100ms")
+    blocked = settings(*QUICK, 'controller.app="activation"')
     flows = settings(*QUICK, 'announce.kinds=["na"]', 'controller.app="learning"')
     alone = settings(
         *QUICK,
@@ -44,6 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
         made = {
             "trunk": stack.enter_context(started(directory / "trunk", *trunk, scenario=SCENARIO)),
             "learning": stack.enter_context(started(directory / "learning", *flows, scenario=SCENARIO)),
+            "activation": stack.enter_context(started(directory / "activation", *blocked, scenario=SCENARIO)),
             "access": stack.enter_context(started(directory / "access", *alone)),
         }
         for run in made.values():
@@ -62,7 +65,7 @@ def announced(run: Bench) -> set[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["trunk", "learning"])
+@pytest.mark.parametrize("name", ["trunk", "learning", "activation"])
 def test_both_cards_and_both_families_are_served_on(runs: dict[str, Bench], name: str) -> None:
     result = runs[name].result()
     require_moved(result)
@@ -85,6 +88,19 @@ def test_each_card_is_relearnt_in_its_vlan(runs: dict[str, Bench], name: str) ->
         assert all(switch.stable_ns is not None for switch in switches)
         assert all(switch.state_ns is not None for switch in switches)
     assert card.announcements == relearn.announcements > 0
+
+
+def test_frames_for_both_cards_that_came_late_are_sent_on(runs: dict[str, Bench]) -> None:
+    (done,) = [event for event in events_of(runs["trunk"].output) if event.name == "forwarded"]
+    assert set(done.data["by_mac"]) == {FIRST, SECOND}
+    assert sum(done.data["by_mac"].values()) == done.data["frames"]
+
+
+def test_the_port_waits_for_each_card(runs: dict[str, Bench]) -> None:
+    events = events_of(runs["activation"].output)
+    assert {event.data["mac"] for event in events if event.name == "port_blocked"} == {FIRST, SECOND}
+    opened = [event.data for event in events if event.name == "port_unblocked"]
+    assert {(told["mac"], told["reason"]) for told in opened} == {(FIRST, "announced"), (SECOND, "announced")}
 
 
 def test_the_fdb_knows_each_card_in_its_vlan_only(runs: dict[str, Bench]) -> None:
