@@ -23,7 +23,7 @@ from typing import Final, Literal
 from bench.host.commands import Process
 from bench.host.ovs import Datapath, OpenVSwitch
 
-FEW_PORTS: Final = 8
+FEW_PORTS: Final = 12
 """So many may share a daemon, whosever they are: with fewer, another process costs more than it saves."""
 
 MOST_DAEMONS: Final = 24
