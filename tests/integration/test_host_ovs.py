@@ -20,6 +20,7 @@ from bench.errors import DeadlineError, HostError, MachineError
 from bench.host.commands import python_environment, run
 from bench.host.kernel import start_ticks, switch_ipv6_off
 from bench.host.ovs import OpenVSwitch, kernel_datapath_problem
+from bench.host.ovs_daemons import FEW_PORTS, SwitchDaemons
 from bench.host.sandbox import call_in_sandbox
 
 pytestmark = pytest.mark.root
@@ -33,7 +34,7 @@ def daemons(**options: Any) -> Iterator[OpenVSwitch]:
         yield ovs
 
 
-def build(ovs: OpenVSwitch, switches: int, **options: Any) -> Any:
+def build(ovs: OpenVSwitch | SwitchDaemons, switches: int, **options: Any) -> Any:
     from mininet.net import Mininet
     from mininet.topo import LinearTopo
 
@@ -90,6 +91,40 @@ def test_network_learns_without_a_controller_and_keeps_its_shaping() -> None:
     assert found["port"] not in found["without"]
     assert found["left"] == ""
     assert found["env"] is None
+
+
+def test_switches_with_daemons_of_their_own_forward_to_each_other() -> None:
+    def main() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="ovs") as directory:
+            ports = {f"s{number}": FEW_PORTS for number in (1, 2, 3)}
+            ovs = SwitchDaemons(Path(directory), "user", ports, Path(directory) / "controller.sock")
+            try:
+                ovs.start()
+                net = build(ovs, 3)
+                net.start()
+                found = {
+                    "ping": ping(net),
+                    "bridges": [daemon.vsctl("list-br").split() for daemon in ovs],
+                    "shells": [switch.cmd("ovs-vsctl list-br").split() for switch in net.switches],
+                    "fdb": [ovs.of(name).appctl("fdb/show", name).count("\n") for name in ports],
+                    "dump": str(net.switches[2].dpctl("dump-flows")),
+                    "links": [(daemon.directory / "controller.sock").is_symlink() for daemon in ovs],
+                    "pids": len(set(ovs.forwarding_pids)),
+                }
+                net.stop()
+            finally:
+                ovs.stop()
+            found["ended"] = [start_ticks(process.pid) is None for process in ovs.processes]
+        return found
+
+    found = call_in_sandbox(main)
+    assert "bytes from" in found["ping"]
+    assert found["bridges"] == found["shells"] == [["s1"], ["s2"], ["s3"]]
+    assert min(found["fdb"]) >= 3
+    assert "NORMAL" in found["dump"]
+    assert found["links"] == [False, True, True]
+    assert found["pids"] == 3
+    assert all(found["ended"])
 
 
 def test_switch_with_a_controller_port_is_secure_and_not_connected() -> None:
