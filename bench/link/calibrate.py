@@ -46,6 +46,9 @@ MAX_BURST_NS = NS_PER_S
 MIN_BURST_FRAMES = 60
 TOGETHER_BPS = 2 * 10**9
 """Paths whose rates sum to at most this are measured at the same time."""
+TOGETHER_HOPS = 6
+"""The round trips of paths with at most so many links in all: two switches of a userspace datapath and the delay line's
+links between them take some tenth of a processor for probes every 2 ms, and two processors are not to be busy."""
 
 _WARM_NS = 5 * NS_PER_S
 _INITIAL_WINDOW_BYTES = 10 * 1448
@@ -226,8 +229,7 @@ class Calibration:
         self._warm(paths)
         for pid in self._switch_pids:
             widen_packet_sockets(pid)
-        groups = rounds(paths, TOGETHER_BPS)
-        for group in groups:
+        for group in rounds(paths, TOGETHER_BPS, TOGETHER_HOPS):
             self._echo([measured[path] for path in group])
         for path, item in measured.items():
             if not item.round_trips_ns:
@@ -241,7 +243,7 @@ class Calibration:
                     "raise calibration.delay_tolerance, or leave the machine alone while the bench runs",
                 )
         self._check_frames(measured)
-        for group in groups:
+        for group in rounds(paths, TOGETHER_BPS):
             for back in (False, True):
                 self._burst([measured[path] for path in group], back)
         return measured

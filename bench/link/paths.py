@@ -172,15 +172,18 @@ def _candidates(edges: Sequence[Edge], hosts: Sequence[str]) -> list[Route]:
     return found
 
 
-def rounds(paths: Sequence[Route], together_bps: int) -> list[list[Route]]:
-    """Paths in groups that can be measured at the same time: no common link or host, rates that sum to a bearable load.
+def rounds(paths: Sequence[Route], together_bps: int, together_hops: int = 10**9) -> list[list[Route]]:
+    """Paths in groups that can be measured at the same time: no common link or host, and a bearable load in all.
 
     :param together_bps: what the machine certainly forwards; a faster path is measured alone.
+    :param together_hops: how many links' and switches' work for one small frame it does beside the others without making
+        anything wait; a longer path is measured alone.
     """
     groups: list[list[Route]] = []
     for path in paths:
         for group in groups:
-            if _apart(path, group) and sum(map(_load, group)) + _load(path) <= together_bps:
+            bps, hops = sum(map(_load, group)) + _load(path), sum(len(one.hops) for one in [*group, path])
+            if _apart(path, group) and bps <= together_bps and hops <= together_hops:
                 group.append(path)
                 break
         else:

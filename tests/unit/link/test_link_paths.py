@@ -74,6 +74,13 @@ def test_groups_share_neither_links_nor_hosts_nor_too_much_load(count: int) -> N
         assert len(group) <= 2
 
 
+@given(st.integers(2, 8), st.integers(1, 8))
+def test_groups_have_no_more_hops_than_are_bearable_but_for_one_path(count: int, hops: int) -> None:
+    edges, hosts = star(*[GBIT] * count)
+    for group in rounds(choose_paths(edges, hosts), 10**12, hops):
+        assert len(group) == 1 or sum(len(path.hops) for path in group) <= hops
+
+
 @given(st.integers(10**6, 10**11), st.integers(10, 1000))
 def test_a_steady_stream_is_measured_as_it_is(rate_bps: int, count: int) -> None:
     mss = 1448
