@@ -176,8 +176,8 @@ def rounds(paths: Sequence[Route], together_bps: int, together_hops: int = 10**9
     """Paths in groups that can be measured at the same time: no common link or host, and a bearable load in all.
 
     :param together_bps: what the machine certainly forwards; a faster path is measured alone.
-    :param together_hops: how many links' and switches' work for one small frame it does beside the others without making
-        anything wait; a longer path is measured alone.
+    :param together_hops: over how many links in all it carries small frames without making any wait; a longer path is
+        measured alone.
     """
     groups: list[list[Route]] = []
     for path in paths:
