@@ -20,7 +20,7 @@ from typing import Any, Final
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import DeadlineError, GuestError
 from bench.guest.loop import Loop
-from bench.host.channel import Channel
+from bench.host.channel import Channel, Message
 from bench.storage import ring
 from bench.storage.export import FLUSH, READ, WRITE
 
@@ -65,6 +65,7 @@ class DiskDriver:
         self._sock: socket.socket
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._answers: dict[int, Message | None] = {}  # of commands that are waited for
         self._under_way: dict[int, tuple[int, Done]] = {}
         self._next_id = 0
         self._waiting: list[Callable[[], None]] = []
@@ -104,25 +105,39 @@ class DiskDriver:
 
     def command(self, name: str, args: Mapping[str, Any] | None = None, deadline: Deadline | None = None) -> Any:
         """A command of the block layer. :raises GuestError: when it fails."""
-        if self._channel is None:
-            raise GuestError("the guest has no disks")
-        return self._channel.call(name, args, deadline=deadline or Deadline(CALL_NS))
+        return self.wait(self.begin(name, args), deadline or Deadline(CALL_NS))
+
+    def begin(self, name: str, args: Mapping[str, Any] | None = None) -> int:
+        """Send a command. :returns: what to :meth:`wait` for; other commands may come between."""
+        posted = self.post(name, args)
+        self._answers[posted] = None
+        return posted
 
     def post(self, name: str, args: Mapping[str, Any] | None = None) -> int:
-        """Send a command without waiting. :returns: what to :meth:`wait` for, before the next command if at all."""
+        """Send a command whose answer nobody wants."""
         if self._channel is None:
             raise GuestError("the guest has no disks")
         return self._channel.post(name, args)
 
-    def wait(self, posted: int, deadline: Deadline) -> None:
-        """Until a command of :meth:`post` is done. :raises GuestError: when it failed."""
-        assert self._channel is not None
-        while True:
-            message = self._channel.receive(deadline)
-            if message.get("reply") == posted:
-                break
+    def forget(self, begun: int) -> None:
+        """Nobody waits for this command any more."""
+        self._answers.pop(begun, None)
+
+    def wait(self, begun: int, deadline: Deadline) -> Any:
+        """Until a command of :meth:`begin` is done. :returns: its answer. :raises GuestError: when it failed."""
+        channel, answers = self._channel, self._answers
+        try:
+            while channel is not None and (message := answers[begun]) is None:
+                message = channel.receive(deadline)
+                if message.get("reply") in answers:
+                    answers[message["reply"]] = message
+        finally:
+            answers.pop(begun, None)
+        if channel is None or message is None:
+            raise GuestError("the guest has no disks")
         if "error" in message:
-            raise GuestError(f"{self._channel.peer}: {message['error']}")
+            raise GuestError(f"{channel.peer}: {message['error']}")
+        return message.get("value", {})
 
     # requests
 

@@ -4,7 +4,8 @@ In which order (the lease stays the one ownership point, :mod:`bench.migration.s
 
     boot       block layer | take (raise the generation) | open the log | run
     pause      stop the workload | everything under way is done, the log on its disk
-    release    flush | release                              from here the storage side serves nobody
+    let go     flush | release                              from here the storage side serves nobody
+    release    wait for that
     take-over  take: from the generation that was released  at the destination, just before the lease is claimed
     roll-back  retake: raise it again                       after the lease was claimed back, in the background
 
@@ -89,8 +90,11 @@ class NoDisks:
     def run(self) -> None:
         pass
 
-    def quiesce(self, *, flush: bool = False) -> None:
-        del flush
+    def quiesce(self) -> None:
+        pass
+
+    def let_go(self) -> None:
+        pass
 
     def go_on(self) -> None:
         pass
@@ -124,7 +128,7 @@ class GuestDisks(NoDisks):
         self._record = record
         self._driver = DiskDriver(loop, died)
         self._released = False
-        self._flushing: int | None = None
+        self._letting_go: int | None = None
         self._limit = Deadline(config.timeout_ns)  # of the pause under way
         self._generations: dict[str, int] = {}
         self.journal: StoreLog | None = None
@@ -206,10 +210,9 @@ class GuestDisks(NoDisks):
 
     # moving away
 
-    def quiesce(self, *, flush: bool = False) -> None:
+    def quiesce(self) -> None:
         """Nothing is under way any more.
 
-        :param flush: begin to flush, for :meth:`release`.
         :raises DeadlineError: when the storage does not answer in time; :meth:`go_on` follows.
         """
         self._limit = Deadline(self.config.timeout_ns)
@@ -221,44 +224,37 @@ class GuestDisks(NoDisks):
         except DeadlineError as error:
             raise DeadlineError(f"{error.message} ({TIMEOUT_KEY})") from error
         self._record("disks_drained", now_ns(), requests=under_way)
-        if flush:
-            self._flushing = self._driver.post("flush", self._left())  # beside what else the pause does
+
+    def let_go(self) -> None:
+        """While paused: begin to flush, to finish the copies and to let go, beside what else the pause has to do.
+
+        :meth:`release` tells what became of it; :meth:`go_on` calls it off.
+        """
+        self._released = True  # from now on: who knows what arrived
+        self._letting_go = self._driver.begin("let_go", self._left())
 
     def _left(self) -> dict[str, int]:
         """For a command of the block layer."""
         return {"timeout_ns": max(ORDER_NS, self._limit.remaining_ns)}
 
     def release(self) -> dict[str, Any]:
-        """While paused: flush and let go. :returns: generations and times. :raises BenchError: out of reach."""
-        self._released = True  # from the first try on: who knows what arrived
-        patience_ns = self.config.timeout_ns + CALL_NS
-        self._end_flush(Deadline(patience_ns))
-        flushed_ns = now_ns()
-        mirrors = {}
-        if self.local:
-            self._driver.command("finish", self._left(), Deadline(patience_ns))
-            mirrors = self.mirrors()
-        mirrored_ns = now_ns()
-        generations = self._driver.command("release", self._left(), Deadline(patience_ns))["generations"]
-        released_ns = now_ns()
-        self._record("disks_flushed", flushed_ns)
-        self._record("disks_released", released_ns)
-        return {
-            "generations": generations,
-            "flushed_ns": flushed_ns,
-            "mirrored_ns": mirrored_ns,
-            "released_ns": released_ns,
-            "mirrors": mirrors,
-        }
+        """Wait until all that :meth:`let_go` began is done. :returns: generations and times.
 
-    def _end_flush(self, deadline: Deadline) -> None:
-        posted, self._flushing = self._flushing, None
-        if posted is not None:
-            self._driver.wait(posted, deadline)
+        :raises BenchError: failed, or out of reach.
+        """
+        begun, self._letting_go = self._letting_go, None
+        if begun is None:
+            raise GuestError("the disks are not about to be released")
+        value = dict(self._driver.wait(begun, Deadline(self.config.timeout_ns + CALL_NS)))
+        self._record("disks_flushed", int(value["flushed_ns"]))
+        self._record("disks_released", int(value["released_ns"]))
+        return value
 
     def go_on(self) -> None:
         """At the source, as if nothing had happened; requests wait until the disks are here again."""
-        self._flushing = None
+        if self._letting_go is not None:
+            self._driver.forget(self._letting_go)
+            self._letting_go = None
         self._driver.post("unmirror")  # not waited for: the block layer may be waiting for a server itself
         if self._released:
             self._driver.post("retake")

@@ -219,7 +219,7 @@ class ProcessGuest:
         times = {"pause_begin_ns": now_ns()}
         self._loop.hold_bulk()
         try:
-            self._disks.quiesce(flush=True)
+            self._disks.quiesce()
             sockets.freeze()
             self.release_throttle()  # one that is held back could not stop until its next period
             registers = pause_all(self._vcpus, Deadline(_VCPU_NS))
@@ -228,6 +228,7 @@ class ProcessGuest:
             self._wired_port().cut()
             times["net_cut_ns"] = now_ns()
             state = self._dump(sockets, registers)
+            self._disks.let_go()
             fd, size = memfd_of("device-state", device_state.encode(state))
             times["dumped_ns"] = now_ns()
         except (BenchError, OSError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.migration import policy, wire
@@ -20,6 +20,13 @@ from bench.migration.transport import Pacer, chunk_pages
 CHUNK_NS: Final = 10 * NS_PER_MS  # how long sending one piece may take: a cancel waits for no more
 PROGRESS_NS: Final = 200 * NS_PER_MS
 DRAIN_NS: Final = 100 * NS_PER_MS  # what waits in the socket of a link of 100 Mbit/s
+
+
+class Until(Protocol):
+    """What a round may last until: a :class:`bench.clock.Deadline`, or something that happens."""
+
+    @property
+    def expired(self) -> bool: ...
 
 
 class Rounds:
@@ -47,8 +54,9 @@ class Rounds:
         """The time for them runs from now on."""
         self._began_ns = now_ns()
 
-    def send(self, *, paused: bool, until: Deadline | None = None) -> None:
-        """One round of what is pending, or as much of it as fits before *until*, and the collect that ends it.
+    def send(self, *, paused: bool, until: Until | None = None) -> None:
+        """One round of what is pending, or as much of it as fits before *until* (a piece at least), and the collect that
+        ends it.
 
         While paused the collect comes first: from then on nothing writes.
 
@@ -67,7 +75,7 @@ class Rounds:
         sent = Sent()
         pages = pending.pages()
         pending.clear()
-        while sent.pages < len(pages) and not (until and until.expired):
+        while sent.pages < len(pages) and not (sent.pages and until and until.expired):
             self.sender.send(pages[sent.pages : sent.pages + self._chunk_pages()], sent)
             connection.check()
             if not paused:

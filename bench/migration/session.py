@@ -146,8 +146,7 @@ class Session:
         sent meanwhile need not be sent in the pause.
         """
         self._peer.check()
-        self._storage.converge(self._peer)
-        self._storage.settle(self._peer)
+        self._settle_disks()
         self.report("switchover_decided", reason=reason)
         self._guest.control.close_door()
         info = self.connection.info()
@@ -158,6 +157,15 @@ class Session:
             self._all_rounds.drain()  # what waits in the socket would wait in the pause as well
         self.connection.wait(0, until, "handshakes of the guest's clients")
         self._peer.check()
+
+    def _settle_disks(self) -> None:
+        """Send pages while the disks are flushed, and the copies of local ones come close."""
+        approach = self._storage.approach()
+        while approach is not None and not approach.expired:
+            if len(self.pending):
+                self._all_rounds.send(paused=False, until=approach)
+            self.connection.wait(0, approach.next_look, "the flush of the disks")
+            self._peer.check()
 
     def switch_over(self, *, paced: bool = False) -> None:
         """Pause the guest, send the rest and the device state, hand over; returns when the destination runs it.

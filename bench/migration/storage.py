@@ -6,8 +6,10 @@ released: from that instant, which the storage side notes as ``storage_fenced``,
 carried out. A source that gets the guest back raises the generation again, after it claimed the lease, so that a take
 which comes late fails. So the generation follows the lease, which stays the one ownership point.
 
-Before the pause, while the guest runs, the disks are flushed once (:meth:`SourceStorage.settle`): a disk that is too
-slow, or out of reach, is found out then, and costs no downtime; what is left to be flushed in the pause is little.
+Before the pause, while the guest runs, the disks are flushed once (:class:`Approach`), and memory is sent meanwhile: a
+disk that is too slow, or out of reach, is found out then, and costs no downtime; what is left to be flushed in the
+pause is little. In the pause the guest flushes and lets go by itself, beside the last pages; the engine only waits for
+the end of that (:meth:`SourceStorage.hand_over`).
 
 A local disk is copied to the destination's storage server in the setup, before any memory; then what the guest writes
 is copied again and again, and what is left of that at the pause crosses between flush and release.
@@ -16,7 +18,7 @@ is copied again and again, and what is left of that at the pause crosses between
 from __future__ import annotations
 
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
@@ -24,7 +26,6 @@ from bench.errors import BenchError, MigrationError
 from bench.guest.client import GuestControl
 from bench.migration.commands import Commands
 from bench.migration.engine import Reporter
-from bench.migration.peer import Peer
 
 BESIDE_NS: Final = 15 * NS_PER_S  # what an order to the guest may take beside the time that the storage is given
 TAKE_NS: Final = 25 * NS_PER_S
@@ -32,6 +33,8 @@ TIMEOUT_NS: Final = 10 * NS_PER_S
 FIRST_LOOK_NS: Final = NS_PER_MS  # at a flush under way; then twice that, ... up to
 LOOK_NS: Final = 20 * NS_PER_MS  # at a copy under way
 TELL_NS: Final = 200 * NS_PER_MS
+CONVERGE_NS: Final = NS_PER_S
+CLOSE_BYTES: Final = 4 << 20  # of a local disk
 
 
 def has_disks(guest: Mapping[str, Any]) -> bool:
@@ -110,40 +113,16 @@ class SourceStorage:
             commands.check()
         self._report("mirror_close", disks=status)
 
-    def converge(self, peer: Peer) -> None:
-        """Just before the pause: wait, bounded by the copy's own speed, until little is left again."""
-        if self._local:
-            deadline = Deadline(NS_PER_S)
-            while not all(item["dirty_bytes"] <= 4 << 20 for item in self._status().values()) and not deadline.expired:
-                peer.connection.wait(0, Deadline(LOOK_NS), "the copies of the local disks")
-                peer.check()
-
-    def settle(self, peer: Peer) -> None:
-        """Flush while the guest runs, just before the pause.
-
-        :raises MigrationError: it takes longer than ``storage.timeout``, or fails: the guest goes on here.
-        """
+    def approach(self) -> Approach | None:
+        """Begin what the disks need just before a pause. :returns: tells when it is over; None: nothing is needed."""
         if not self._there:
-            return
-        begin_ns, told_ns, look_ns = now_ns(), now_ns(), FIRST_LOOK_NS
-        limit = Deadline(self._timeout_ns)
-        self._control.disks("settle")
-        while not (state := self._control.disks("settled"))["over"]:
-            if limit.expired:
-                raise MigrationError(
-                    f"the disks are not flushed within {self._timeout_ns / NS_PER_S:g} s, {state['pending']} requests "
-                    "are under way: the storage is slow or out of reach",
-                    "give it more time (storage.timeout)",
-                )
-            if now_ns() - told_ns > TELL_NS:
-                told_ns = now_ns()
-                self._report.progress("storage_settling", requests=state["pending"], since_ns=told_ns - begin_ns)
-            peer.connection.wait(0, Deadline(look_ns), "the flush of the disks")
-            peer.check()
-            look_ns = min(2 * look_ns, LOOK_NS)
-        if state["problem"]:
-            raise MigrationError(f"the disks cannot be flushed: {state['problem']}")
-        self._report("storage_settled", took_ns=now_ns() - begin_ns)
+            return None
+        copies = self._close if self._local else None
+        return Approach(self._control, self._report, self._timeout_ns, copies)
+
+    def _close(self) -> bool:
+        """Whether little of the local disks is left to be copied."""
+        return all(item["dirty_bytes"] <= CLOSE_BYTES for item in self._status().values())
 
     def _status(self) -> Mapping[str, Any]:
         status = self._control.disks("mirrors")
@@ -153,7 +132,7 @@ class SourceStorage:
         return status
 
     def hand_over(self) -> dict[str, int] | None:
-        """While the guest is paused: flush, let go. :returns: the generations to take the disks from; None without any.
+        """Wait until the paused guest has let go. :returns: the generations to take the disks from; None without any.
 
         :raises MigrationError: when the storage is out of reach: the guest goes on here.
         """
@@ -171,6 +150,75 @@ class SourceStorage:
             generations = {str(server): int(number) for server, number in answer["generations"].items()}
         self._report("storage_end")
         return generations
+
+
+class Approach:
+    """What the disks need before the pause, while the guest runs: copies that are close, then a flush.
+
+    Pages are sent until it is over, so that whatever it takes costs no downtime.
+
+    :param timeout_ns: for the flush; the copies have :data:`CONVERGE_NS`, after which they cross as they are.
+    :param copies_close: whether little of the local disks is left to be copied; None: nothing is copied.
+    """
+
+    def __init__(
+        self, control: GuestControl, report: Reporter, timeout_ns: int, copies_close: Callable[[], bool] | None
+    ) -> None:
+        self._control = control
+        self._report = report
+        self._timeout_ns = timeout_ns
+        self._copies_close = copies_close
+        self._limit = Deadline(CONVERGE_NS)
+        self._begun_ns = 0
+        self._told_ns = 0
+        self._look_ns = FIRST_LOOK_NS
+        self._over = False
+        if copies_close is None:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._copies_close = None
+        self._begun_ns = self._told_ns = now_ns()
+        self._limit = Deadline(self._timeout_ns)
+        self._control.disks("settle")
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is over; looks.
+
+        :raises MigrationError: it takes longer than ``storage.timeout``, or fails: the guest goes on here.
+        """
+        if self._copies_close is not None:
+            if self._limit.expired or self._copies_close():
+                self._flush()
+        elif not self._over:
+            self._look()
+        return self._over
+
+    @property
+    def next_look(self) -> Deadline:
+        """For who has nothing to do meanwhile: a look each ms, then ever later."""
+        deadline = Deadline(self._look_ns)
+        self._look_ns = min(2 * self._look_ns, LOOK_NS)
+        return deadline
+
+    def _look(self) -> None:
+        state = self._control.disks("settled")
+        now = now_ns()
+        if state["over"]:
+            if state["problem"]:
+                raise MigrationError(f"the disks cannot be flushed: {state['problem']}")
+            self._over = True
+            self._report("storage_settled", took_ns=now - self._begun_ns)
+        elif self._limit.expired:
+            raise MigrationError(
+                f"the disks are not flushed within {self._timeout_ns / NS_PER_S:g} s, {state['pending']} requests "
+                "are under way: the storage is slow or out of reach",
+                "give it more time (storage.timeout)",
+            )
+        elif now - self._told_ns > TELL_NS:
+            self._told_ns = now
+            self._report.progress("storage_settling", requests=state["pending"], since_ns=now - self._begun_ns)
 
 
 def acquire(report: Reporter, control: GuestControl, expect: object) -> None:

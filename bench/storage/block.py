@@ -14,6 +14,8 @@ asynchronously. Commands (args -> value), one after the other::
     settled  {} -> {over, problem, pending}
     flush    {timeout_ns} -> {}          everything that was done is on the disks
     release  {timeout_ns} -> {generations}    let go: the servers serve nobody until the generation is raised
+    let_go   {timeout_ns} -> {generations, flushed_ns, mirrored_ns, released_ns, mirrors}
+                                         flush, finish, release; a retake that is sent meanwhile ends the first two
     mirror   {disk, server, place} -> {}  begin to copy a local disk to that server
     mirrors  {} -> {disk: status}
     finish   {timeout_ns} -> {}          the copies are complete and on their disks
@@ -35,7 +37,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, DeadlineError, StorageError
@@ -47,73 +49,13 @@ from bench.storage.control import ANSWER_NS, Control
 from bench.storage.export import FLUSH, WRITE, Export, Request
 from bench.storage.guest_port import GuestPort
 from bench.storage.mirror import Mirror
+from bench.storage.sources import Alarm, Answers, Source
 
 FLUSH_NS: Final = 10 * NS_PER_S  # unless it is told otherwise
 CONNECT_NS: Final = 5 * NS_PER_S
 RETAKE_NS: Final = 200 * NS_PER_MS
 BACKGROUND_NS: Final = 5 * NS_PER_S  # for orders that nobody waits for
 SOON_NS: Final = 10 * NS_PER_MS
-
-
-class Source(Protocol):
-    """What the loop waits for."""
-
-    def fileno(self) -> int: ...
-
-    def wants(self) -> int: ...
-
-    def due_ns(self) -> int | None: ...
-
-    def on_time(self) -> None: ...
-
-    def ready(self, events: int) -> None: ...
-
-
-class Alarm:
-    """A call in the future."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._due_ns: int | None = None
-
-    def set(self, due_ns: int | None) -> None:
-        self._due_ns = due_ns
-
-    def fileno(self) -> int:
-        return -1
-
-    def wants(self) -> int:
-        return 0
-
-    def due_ns(self) -> int | None:
-        return self._due_ns
-
-    def on_time(self) -> None:
-        self._due_ns = None
-        self._call()
-
-    def ready(self, events: int) -> None:
-        del events
-
-
-class Answers:
-    """Of several requests that were sent at once.
-
-    :ivar error: the first that was none of 0.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-        self.error = 0
-
-    def done(self, error: int) -> None:
-        """Of one of them."""
-        self._left -= 1
-        self.error = self.error or error
-
-    @property
-    def over(self) -> bool:
-        return self._left <= 0
 
 
 class BlockLayer:
@@ -354,9 +296,16 @@ class BlockLayer:
 
     def _have(self, answers: Answers, args: Mapping[str, Any], what: str) -> None:
         """Wait for all of them. :raises BenchError: one failed, or it takes longer than ``timeout_ns`` of *args*."""
-        self._wait(lambda: answers.over, Deadline(int(args.get("timeout_ns", FLUSH_NS))), what)
+        self._wait(lambda: answers.over or self._wanted_back, Deadline(int(args.get("timeout_ns", FLUSH_NS))), what)
         if answers.error:
             raise StorageError(f"{what}: {os.strerror(answers.error)}")
+        if not answers.over:
+            raise StorageError(f"{what}: the guest goes on here")
+
+    @property
+    def _wanted_back(self) -> bool:
+        """The guest's next command is to have its disks back: what is under way for a handover is of no use."""
+        return any(message.get("command") == "retake" for message in self._messages)
 
     def _do_settle(self, args: Mapping[str, Any]) -> dict[str, Any]:
         del args
@@ -380,6 +329,15 @@ class BlockLayer:
         }
         self._ask_all(orders, int(args.get("timeout_ns", ANSWER_NS)))
         return {"generations": {**self._generations, **self._mirror_generations}}
+
+    def _do_let_go(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        limit = Deadline(int(args["timeout_ns"]))
+        times = {}
+        value: dict[str, Any] = {}
+        for step, ended in ((self._do_flush, "flushed"), (self._do_finish, "mirrored"), (self._do_release, "released")):
+            value = step({"timeout_ns": max(ANSWER_NS, limit.remaining_ns)})
+            times[f"{ended}_ns"] = now_ns()
+        return {**value, **times, "mirrors": self._do_mirrors({})}
 
     # local disks
 

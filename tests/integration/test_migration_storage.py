@@ -21,7 +21,7 @@ KINDS = [
     ("shared", "vhd"),
     ("local", "raw"),
 ]
-STEPS = ["storage_begin", "storage_flushed", "storage_released", "storage_end", "handover_sent"]
+STEPS = ["pause_begin", "storage_flushed", "storage_released", "storage_end", "handover_sent"]
 
 
 def disks(cases, kinds=KINDS):

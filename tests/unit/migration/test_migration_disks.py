@@ -10,6 +10,7 @@ from bench.migration.storage import SourceStorage
 
 MIB = 1 << 20
 GUEST = {"storage": {"disks": [{"name": "vda", "kind": "local"}], "servers": {}, "timeout_ns": 50 * NS_PER_MS}}
+SHARED = {"storage": {"disks": [{"name": "vda", "kind": "shared"}], "servers": {}, "timeout_ns": 50 * NS_PER_MS}}
 
 
 class Reports:
@@ -73,35 +74,59 @@ def flush(over, problem="", pending=0):
     return {"over": over, "problem": problem, "pending": pending}
 
 
-def copy(arrived, close=False, problem=""):
-    return {"vda": {"arrived_bytes": arrived, "dirty_bytes": 0, "close": close, "problem": problem}}
+def copy(arrived, close=False, problem="", dirty=0):
+    return {"vda": {"arrived_bytes": arrived, "dirty_bytes": dirty, "close": close, "problem": problem}}
 
 
-def test_a_flush_that_is_over_is_told(quiet):
+def approached(disks):
+    """How many looks at the disks before the pause found that it is not over."""
+    approach, looks = disks.approach(), 0
+    while not approach.expired:
+        looks += 1
+    return looks
+
+
+def test_a_flush_that_is_over_is_told():
     control = Control(settled=[flush(False, pending=3), flush(False, pending=1), flush(True)])
-    disks, reports = storage(control)
-    disks.settle(quiet)
+    disks, reports = storage(control, guest=SHARED)
+    assert approached(disks) == 2
     assert control.asked == ["settle", "settled", "settled", "settled"]
     assert reports.names == ["storage_settled"]
 
 
-def test_a_flush_that_takes_too_long_ends_it_before_the_pause_and_names_the_key(quiet):
-    disks, _reports = storage(Control(settled=[flush(False, pending=7)]))
+def test_the_copies_of_local_disks_come_close_before_the_flush():
+    control = Control(mirrors=[copy(0, dirty=9 * MIB), copy(0, dirty=5 * MIB), copy(0)], settled=[flush(True)])
+    disks, reports = storage(control)
+    assert approached(disks) == 3
+    assert control.asked == ["mirrors"] * 3 + ["settle", "settled"]
+    assert reports.names == ["storage_settled"]
+
+
+def test_looks_at_disks_that_take_long_become_rare():
+    disks, _reports = storage(Control(settled=[flush(False)]), guest=SHARED)
+    approach = disks.approach()
+    waits = [approach.next_look.duration_ns for _ in range(9)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (NS_PER_MS, 20 * NS_PER_MS)
+
+
+def test_a_flush_that_takes_too_long_ends_it_before_the_pause_and_names_the_key():
+    disks, _reports = storage(Control(settled=[flush(False, pending=7)]), guest=SHARED)
     with pytest.raises(MigrationError, match=r"not flushed within 0.05 s, 7 requests") as caught:
-        disks.settle(quiet)
+        approached(disks)
     assert "storage.timeout" in caught.value.remedy
 
 
-def test_a_flush_that_fails_ends_it(quiet):
-    disks, _reports = storage(Control(settled=[flush(True, "No space left on device")]))
+def test_a_flush_that_fails_ends_it():
+    disks, _reports = storage(Control(settled=[flush(True, "No space left on device")]), guest=SHARED)
     with pytest.raises(MigrationError, match="No space left on device"):
-        disks.settle(quiet)
+        approached(disks)
 
 
 def test_a_guest_without_disks_has_nothing_to_flush(quiet):
     control = Control()
     disks, reports = storage(control, guest={})
-    disks.settle(quiet)
+    assert disks.approach() is None
     disks.begin(quiet)
     assert control.asked == reports.names == []
 
