@@ -13,6 +13,7 @@ from bench.errors import GuestError, MachineError, ScenarioError
 from bench.memory.trace import load_trace
 from bench.moving.placement import NoRoomError, Placed, evacuation
 from bench.moving.schedule import Limits, Order, Schedule, most_at_once, rehearse
+from bench.plan_surroundings import RESERVE_BYTES
 from bench.scenario import GuestSpec, Scenario
 from bench.scenario.values import PAGE_BYTES
 
@@ -69,15 +70,34 @@ def plan_orders(
     for guest in scenario.guests:
         host = homes[guest.name]
         if schedule.used_bytes(host) > limits.room.get(host, schedule.used_bytes(host)):
-            raise ScenarioError(
-                where,
-                f"network.guest_memory.{host if host in scenario.network.guest_memory else 'default'}",
-                f"{limits.room[host] >> 20} MiB",
-                f"at least the {schedule.used_bytes(host) >> 20} MiB of the guests that boot on {host}",
-            )
+            raise _no_room(scenario, host, schedule.used_bytes(host), where)
     for order, reason in rehearse(schedule):
         raise ScenarioError(where, key, f"{order.guest} to {order.destination}", f"what has room ({reason})")
     return orders
+
+
+def _room(scenario: Scenario, host: str) -> tuple[int | None, int | None]:
+    """What a hypervisor has for its guests by ``network.guest_memory``, and by the memory that its control group holds
+    it to; None for what does not limit it.
+    """
+    memory, held = scenario.network.guest_memory, scenario.host(host).memory
+    largest = max(guest.memory for guest in scenario.guests)
+    # one that not even a single guest fits into is refused with the surroundings, by its own key
+    within = held - RESERVE_BYTES if held >= largest + RESERVE_BYTES else None
+    return memory.get(host, memory.get("default")), within
+
+
+def _no_room(scenario: Scenario, host: str, used: int, where: str) -> ScenarioError:
+    """The guests that boot on *host* do not fit there."""
+    given, _within = _room(scenario, host)
+    guests = f"of the guests that boot on {host}"
+    if given is not None and given < used:
+        key = f"network.guest_memory.{host if host in scenario.network.guest_memory else 'default'}"
+        return ScenarioError(where, key, f"{given >> 20} MiB", f"at least the {used >> 20} MiB {guests}")
+    key = f"hosts.{host if host in scenario.hosts else 'default'}.memory"
+    reserve = RESERVE_BYTES >> 20
+    allowed = f"at least '{(used >> 20) + reserve}MiB': {used >> 20} {guests}, {reserve} for what runs them"
+    return ScenarioError(where, key, f"{scenario.host(host).memory >> 20}MiB", allowed)
 
 
 def _told(scenario: Scenario, hypervisors: Sequence[str], homes: Mapping[str, str], where: str) -> tuple[Order, ...]:
@@ -143,11 +163,11 @@ def plan_limits(scenario: Scenario, hypervisors: Sequence[str], where: str) -> L
     for name in memory:
         if name != "default" and name not in hypervisors:
             raise ScenarioError(where, f"network.guest_memory.{name}", name, f"default, {', '.join(hypervisors)}")
-    room = {name: memory.get(name, memory.get("default")) for name in hypervisors}
+    room = {name: [size for size in _room(scenario, name) if size is not None] for name in hypervisors}
     return Limits(
         at_once=1 if scenario.migration.plan == "sequential" else 0,
         per_host=scenario.migration.limit_per_host,
-        room={name: size for name, size in room.items() if size is not None},
+        room={name: min(sizes) for name, sizes in room.items() if sizes},
     )
 
 

@@ -216,6 +216,12 @@ class Surroundings:
             self._told.setdefault("load_measured", {})[name] = level
             self.reasons += reasons
         self._load, self._servers = {}, []
+        for name, limits in self._limits.items():
+            used = limits.memory_used()
+            if used.get("memory_kills", 0) > limits.applied.get("memory_kills", 0):
+                ended = f"the kernel ended {used['memory_kills']} of its processes"
+                self.reasons.append(f"hosts.{name}.memory = {limits.applied['memory'] >> 20}MiB is too little: {ended}")
+            limits.applied |= used
         return self._told
 
 

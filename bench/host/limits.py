@@ -161,6 +161,20 @@ class Limits:
         _require("cores", path, str(sorted(parse_cores(held))), str(sorted(cores)))
         self.applied["cores"] = sorted(parse_cores(held))
 
+    def memory_used(self) -> dict[str, int]:
+        """``memory_peak``: the most that all processes together had, in bytes (their share of the page cache is part
+        of it); ``memory_kills``: how many the kernel ended because the limit left them none. Empty without a limit.
+        """
+        if "memory" not in self.applied:
+            return {}
+        version = self.applied["versions"]["memory"]
+        group = here()["memory"][0] / self._name
+        peak = _read(group / ("memory.peak" if version == 2 else "memory.max_usage_in_bytes"))
+        told = _read(group / ("memory.events" if version == 2 else "memory.oom_control"))
+        counts = dict(line.split() for line in told.splitlines())
+        used = {"memory_peak": peak, "memory_kills": counts.get("oom_kill", "")}
+        return {name: int(value) for name, value in used.items() if value}
+
     def add(self, pid: int) -> None:
         """Put a process and all its descendants under the limits. :raises HostError: when the kernel refuses."""
         try:

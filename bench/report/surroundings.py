@@ -36,7 +36,8 @@ def _hosts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if "cpu" in held:
             parts.append(f"{held['cpu']:g} processors' worth (cgroup v{versions.get('cpu', '?')})")
         if "memory" in held:
-            parts.append(f"{format_bytes(held['memory'])} of memory (cgroup v{versions.get('memory', '?')})")
+            peak = f", at most {format_bytes(held['memory_peak'])} used" if "memory_peak" in held else ""
+            parts.append(f"{format_bytes(held['memory'])} of memory (cgroup v{versions.get('memory', '?')}{peak})")
         if "cores" in held:
             cores = ", ".join(map(str, held["cores"]))
             parts.append(f"processors {cores} (cgroup v{versions.get('cpuset', '?')})")

@@ -80,6 +80,8 @@ def test_an_evacuation_spreads_the_guests_of_one_host() -> None:
 def test_memory_of_hosts_by_name_and_by_default() -> None:
     plan = make({}, network={"guest_memory": {"h2": "64MiB", "default": "32MiB"}})
     assert plan.limits.room == {"h1": 32 << 20, "h2": 64 << 20, "h3": 32 << 20}
+    held = make({}, network={"guest_memory": {"h2": "64MiB"}}, hosts={"h1": {"memory": "256MiB"}})
+    assert held.limits.room == {"h1": 64 << 20, "h2": 64 << 20}  # less what runs the guests
 
 
 def test_flows_know_their_guest() -> None:
@@ -121,6 +123,19 @@ def test_flows_know_their_guest() -> None:
             "migration.destination",
             "no room on h2 for guest g1",
         ),
+        (
+            [{}, {}, {"host": "h2"}],
+            {"hosts": {"h1": {"memory": "215MiB"}}},
+            "hosts.h1.memory",
+            "at least '224MiB': 32 of the guests that boot on h1, 192 for what runs them",
+        ),
+        (
+            [{"host": "h1"}, {"host": "h2"}],
+            {"hosts": {"default": {"memory": "208MiB"}}},
+            "migration.destination",
+            "no room on h2 for guest g1",
+        ),
+        ([{}], {"hosts": {"h2": {"memory": "207MiB"}}}, "hosts.h2.memory", "at least '208MiB'"),
         ([{}, {}], {"migration": {"port": 65535}}, "migration.port", "up to 65534"),
         ([{}, {}], {"clients": [{"kind": "udp-echo", "guest": "g3"}]}, "clients.0.guest", "g1, g2"),
     ],
