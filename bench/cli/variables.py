@@ -57,7 +57,9 @@ def run_variables(
     path = find_scenario(scenario)
     given = list(settings or [])
     base = load_scenarios(path, given)[0]
-    chosen = _chosen(variables(base), only or [])
+    plan = make_plan(base, str(path))
+    links = [f"{one}-{other}" for one, other in plan.links if plan.storage in (one, other)]
+    chosen = _chosen(variables(base, links), only or [], quick=quick)
     common = [*given, f"run.repeat={1 if quick else repeat}", *(QUICK if quick else ())]
     planned: list[Planned] = []
     for variable in chosen:  # whatever cannot work is refused before the first run
@@ -147,12 +149,14 @@ def _on_one_rack(tasks: Sequence[Task], planned: Sequence[Planned], bar: Bar, fi
         return list(call_in_sandbox(inside))
 
 
-def _chosen(known: tuple[Variable, ...], only: list[str]) -> list[Variable]:
+def _chosen(known: tuple[Variable, ...], only: list[str], *, quick: bool) -> list[Variable]:
     names = [variable.key for variable in known]
     for name in only:
         if name not in names:
             raise ScenarioError("--only", "", name, f"one of {', '.join(names)}")
-    return [variable for variable in known if not only or variable.key in only]
+    if only:
+        return [variable for variable in known if variable.key in only]
+    return [variable for variable in known if variable.quick or not quick]
 
 
 def _table(swept: Swept, console: Console) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,7 @@ class Variable:
 
     :param key: short, for file names; *name* is what a sentence calls it, and *unit* what its values are counted in.
     :param also: settings at every one of its points.
+    :param quick: swept by ``--quick`` as well, without being asked for by name.
     """
 
     key: str
@@ -42,11 +44,16 @@ class Variable:
     unit: str
     points: tuple[Point, ...]
     also: tuple[str, ...] = ()
+    quick: bool = True
 
 
-def variables(base: Scenario) -> tuple[Variable, ...]:
-    """All five, with five points each around *base*."""
-    return (_modified_pages(base), _bandwidth(base), _hardware(), _load(), _storage(base))
+def variables(base: Scenario, storage_links: Sequence[str] = ()) -> tuple[Variable, ...]:
+    """All five, with five points each around *base*; the bandwidth to the storage twice, by server and by links.
+
+    :param storage_links: those that the storage host is plugged into; none: it has none.
+    """
+    links = (_storage_links(base, storage_links),) if storage_links else ()
+    return (_modified_pages(base), _bandwidth(base), _hardware(), _load(), _storage(base), *links)
 
 
 def _modified_pages(base: Scenario) -> Variable:
@@ -82,7 +89,20 @@ def _load() -> Variable:
     return Variable("load", "load on the hypervisors", "CPUs", points, ("hosts.default.cpu=1.0",))
 
 
+def _with_disk(base: Scenario) -> tuple[str, ...]:
+    """A disk that is worked on, unless the guest has one."""
+    return () if base.guests[0].disks else (DISKS, 'guest.disk_workload={rate="8MiB/s", block="64KiB"}')
+
+
 def _storage(base: Scenario) -> Variable:
-    also = () if base.guests[0].disks else (DISKS, 'guest.disk_workload={rate="8MiB/s", block="64KiB"}')
     points = tuple(Point(mib, (f"storage.rate={mib}MiB/s",)) for mib in (1, 2, 4, 8, 16))
-    return Variable("storage", "bandwidth to the storage", "MiB/s", points, also)
+    return Variable("storage", "the storage server's rate", "MiB/s", points, _with_disk(base))
+
+
+def _storage_links(base: Scenario, links: Sequence[str]) -> Variable:
+    points = tuple(
+        Point(mbit, tuple(f'links."{link}".bandwidth={mbit}Mbit' for link in links)) for mbit in (10, 20, 40, 80, 160)
+    )
+    return Variable(
+        "storage-links", "the bandwidth of the storage host's links", "Mbit/s", points, _with_disk(base), quick=False
+    )

@@ -19,12 +19,13 @@ def sample(total_ns, downtime_ns=10**7):
 
 def test_each_variable_has_five_points_that_differ():
     keys = []
-    for variable in variables(Scenario()):
+    for variable in variables(Scenario(), ["st1-s1"]):
         keys.append(variable.key)
         values = [point.value for point in variable.points]
         assert len(set(values)) == 5
         assert values == sorted(values)
-    assert keys == ["modified-pages", "bandwidth", "hardware", "load", "storage"]
+    assert keys == ["modified-pages", "bandwidth", "hardware", "load", "storage", "storage-links"]
+    assert [variable.key for variable in variables(Scenario()) if not variable.quick] == []
 
 
 def test_the_bandwidth_of_named_links_is_swept_too():
@@ -34,6 +35,14 @@ def test_the_bandwidth_of_named_links_is_swept_too():
         "links.default.bandwidth=125000000bit",
         'links."h1-s1".bandwidth=125000000bit',
     )
+
+
+def test_the_bandwidth_to_the_storage_is_that_of_its_links_too():
+    by_server, by_links = variables(Scenario(), ["s3-st1", "st1-s4"])[4:]
+    assert by_server.points[0].settings == ("storage.rate=1MiB/s",)
+    assert by_links.points[0].settings == ('links."s3-st1".bandwidth=10Mbit', 'links."st1-s4".bandwidth=10Mbit')
+    assert by_server.also == by_links.also
+    assert not by_links.quick
 
 
 @settings(deadline=None, max_examples=40)
@@ -83,7 +92,7 @@ def test_the_plot_is_a_picture_whatever_was_measured():
 
 def test_every_point_is_a_scenario(project):
     path = project / "scenarios" / "smallest.toml"
-    for variable in variables(load_scenario(path)):
+    for variable in variables(load_scenario(path), ["st1-s1"]):
         seen = set()
         for point in variable.points:
             scenario = load_scenario(path, [*variable.also, *point.settings])
