@@ -55,7 +55,7 @@ class Rounds:
         self._began_ns = now_ns()
 
     def send(self, *, paused: bool, until: Until | None = None) -> None:
-        """One round of what is pending, or as much of it as fits before *until* (a piece at least), and the collect that
+        """One round of what is pending, or a piece of it and as many more as fit before *until*, and the collect that
         ends it.
 
         While paused the collect comes first: from then on nothing writes.
