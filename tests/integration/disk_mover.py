@@ -58,11 +58,12 @@ class DiskMover(Mover):
             self.servers[name].start()
 
     def boot_with_disk(
-        self, kind="shared", form="raw", *, workload=DISK_WORKLOAD, rate=0, log=True, timeout_s=10
+        self, kind="shared", form="raw", *, workload=DISK_WORKLOAD, rate=0, log=True, timeout_s=10, think_s=0.001
     ) -> None:
         """:param rate: of the storage server in bytes/s; *log*: with a durable store and somebody who writes to it.
 
         :param timeout_s: how long a handover may wait for the disk: this machine's own may be busy.
+        :param think_s: how long that somebody waits after each write.
         """
         self.serve(kind, form, rate)
         storage = {
@@ -76,7 +77,7 @@ class DiskMover(Mover):
         if not log:
             return
         self.writer = subprocess.Popen(
-            self.lab.namespaces["c"].enter(sys.executable, str(WRITER), "journal", GUEST_IP),
+            self.lab.namespaces["c"].enter(sys.executable, str(WRITER), "journal", GUEST_IP, str(think_s)),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -89,6 +90,31 @@ class DiskMover(Mover):
 
     def cut_storage(self, state: str) -> None:
         self.lab.namespaces["st1"].ip("link", "set", "st1-eth0", state)
+
+    def server_of(self, host: str) -> StorageServer:
+        """The one that a guest at this host has its disk from."""
+        return self.servers[host if self.kind == "local" else "st1"]
+
+    def is_released(self) -> bool:
+        """The guest has let go of its disk where it is."""
+        return self.server_of(self.plan.source_host).stats()["guests"]["g"]["released"]
+
+    def cut_way(self, state: str) -> None:
+        """To the storage; of a local disk, that between the hosts."""
+        if self.kind == "local":
+            self.link("h2", state)
+        else:
+            self.cut_storage(state)
+
+    def require_disk(self) -> None:
+        """It is served where the guest is, and what is read from it is right."""
+
+        def workload() -> dict:
+            return self.control.stats()["disks"]["disks"]["vda"]["workload"]
+
+        writes = workload()["writes"] + 32  # more than are ever under way
+        wait_until(lambda: workload()["writes"] >= writes, Deadline(20 * NS_PER_S), "the disk is written to")
+        assert workload()["wrong_reads"] == workload()["failed"] == 0
 
     def proved(self) -> dict:
         """Everything that was acknowledged is on the disk, once, in order, and nothing of an older generation.

@@ -82,7 +82,10 @@ class Mover:
         return self.moving
 
     def move(self, on_event=None, **changes):
-        outcome = self.start(**changes).wait(on_event, Deadline(90 * NS_PER_S))
+        return self.end(self.start(**changes).wait(on_event, Deadline(90 * NS_PER_S)))
+
+    def end(self, outcome):
+        """Of the migration under way; the guest is where it leads to."""
         self.moving.stop()
         if outcome["outcome"] == "completed":
             self.host, self.socket = self.plan.destination_host, self.plan.new_guest_socket

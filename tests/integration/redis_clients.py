@@ -1,7 +1,7 @@
 """Programs for a client host: writers of the guest's store that remember what was acknowledged, and redis-benchmark.
 
     python redis_clients.py acknowledged ADDRESS     until SIGTERM; one line of JSON at the end
-    python redis_clients.py journal ADDRESS          until SIGTERM; one line of JSON at the end
+    python redis_clients.py journal ADDRESS THINK    as that, with THINK seconds after each write
     python redis_clients.py benchmark ADDRESS        again and again until SIGTERM; one line of JSON for each time
 
 The standard library alone, because it runs with whatever Python the tests run with, in a namespace without a network
@@ -87,7 +87,7 @@ def acknowledged(address: str) -> int:
     return 1 if wrong else 0
 
 
-def journal(address: str) -> int:
+def journal(address: str, think_s: str) -> int:
     """Write 1, 2, 3, ... to one key and count what was acknowledged; goes on over whatever happens to the guest."""
     stopping = False
 
@@ -108,7 +108,7 @@ def journal(address: str) -> int:
             error = f"answer {answer!r} to number {count + 1}"
             break
         count += 1
-        time.sleep(THINK_S)
+        time.sleep(float(think_s))
     print(json.dumps({"count": count, "error": error}))
     return 0
 
@@ -137,4 +137,4 @@ def benchmark(address: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"acknowledged": acknowledged, "journal": journal, "benchmark": benchmark}[sys.argv[1]](sys.argv[2]))
+    sys.exit({"acknowledged": acknowledged, "journal": journal, "benchmark": benchmark}[sys.argv[1]](*sys.argv[2:]))

@@ -13,26 +13,21 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from guest_mover import MIB, workload
 from guest_standing import Standing, standing
+from held import LONG_NS, go_on, hold_source, pid_of, post_cancel, wait_until_held
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
-from bench.errors import BenchError, DeadlineError
+from bench.errors import BenchError
 from bench.guest.client import GuestControl
-from bench.host.commands import python_environment, spawn_child
-from bench.migration import driver
 from bench.migration.modes import MODES
 from bench.migration.states import State
 
 pytestmark = pytest.mark.root
 
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
 SHORT_CUT_S = 0.5
-SOON_NS = NS_PER_S // 20
-LONG_NS = 60 * NS_PER_S
 
 BEFORE_OWNERSHIP = (State.NONE, State.SETUP, State.ACTIVE, State.DEVICE)
 POST_COPY = (State.POSTCOPY_ACTIVE, State.POSTCOPY_PAUSED, State.POSTCOPY_RECOVER)
@@ -58,16 +53,7 @@ class Case:
         self.healing: threading.Timer | None = None
         self.cancel_id = 0
         self.outcome: dict | None = None
-        held = {"HOLD_AT": " ".join(state.value for state in hold)}
-        held["PYTHONPATH"] = f"{python_environment()['PYTHONPATH']}:{FAKES}"
-
-        def spawn_held(module, **options):
-            if module == "bench.migration.source":
-                return spawn_child("held_source", **{**options, "env": held})
-            return spawn_child(module, **options)
-
-        monkeypatch.setattr(driver, "spawn_child", spawn_held)
-        monkeypatch.setattr(driver, "SETTLE_NS", NS_PER_S)
+        hold_source(monkeypatch, at=hold)
         self.moving = guest.prepare(
             mode=mode,
             link_timeout_ns=timeout_ns,
@@ -77,21 +63,14 @@ class Case:
         self.moving.start()
 
     def pid(self, side: str) -> int:
-        return self.moving._sides[side].process.pid
+        return pid_of(self.moving, side)
 
     def wait_until_held(self) -> None:
-        """In the next of the states to hold at; the runner's side goes on meanwhile."""
-        stat = Path(f"/proc/{self.pid('source')}/stat")
-        deadline = Deadline(LONG_NS)
-        while stat.read_text().rpartition(")")[2].split()[0] != "T":
-            assert not deadline.expired, "it never came to this state"
-            with contextlib.suppress(DeadlineError):
-                outcome = self.moving.wait(None, Deadline(SOON_NS))
-                pytest.fail(f"it ended before it came to this state: {outcome}")
+        """In the next of the states to hold at."""
+        wait_until_held(self.moving)
 
     def go_on(self) -> None:
-        with contextlib.suppress(ProcessLookupError):  # killed
-            os.kill(self.pid("source"), signal.SIGCONT)
+        go_on(self.moving)
 
     def wait(self) -> dict:
         outcome = self.moving.wait(None, Deadline(LONG_NS))
@@ -102,7 +81,7 @@ class Case:
     # what can be done to it
 
     def cancel(self) -> None:
-        self.cancel_id = self.moving._sides["source"].channel.post("cancel")
+        self.cancel_id = post_cancel(self.moving)
 
     def kill_source(self) -> None:
         os.kill(self.pid("source"), signal.SIGKILL)
