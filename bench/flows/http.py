@@ -10,6 +10,7 @@ from typing import Final
 from bench.errors import ProbeError
 
 MAX_HEAD_BYTES: Final = 16 << 10
+MAX_ANSWER_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,20 @@ def parse_head(data: bytes | bytearray) -> ResponseHead | None:
         elif name == "transfer-encoding" and value.lower() != "identity":
             raise ProbeError(f"the guest's HTTP response uses the transfer coding {value[:40]!r}")
     return ResponseHead(int(words[1]), length, end + 4)
+
+
+def upload_answer(data: bytes | bytearray) -> bytes | None:
+    """The body of the answer to POST /upload at the start of *data*; None while it is incomplete.
+
+    :raises ProbeError: when it is no such answer: not 200, without a length or over :data:`MAX_ANSWER_BYTES`.
+    """
+    head = parse_head(data)
+    if head is None:
+        return None
+    if head.status != 200 or head.length is None or head.length > MAX_ANSWER_BYTES:
+        raise ProbeError(f"POST /upload was answered {head.status}, length {head.length}")
+    end = head.head_bytes + head.length
+    return bytes(data[head.head_bytes : end]) if len(data) >= end else None
 
 
 def unlike(body: bytes, sent: Mapping[str, int]) -> str | None:

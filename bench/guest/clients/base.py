@@ -6,14 +6,14 @@ needs to go on is its :meth:`~OutboundFlow.state`, which moves with the guest's 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from bench.clock import now_ns
+from bench.flows.ending import EndingFlow
 from bench.flows.notes import NoteFile, flow_number
-from bench.flows.spec import FlowSpec, error_name
+from bench.flows.spec import FlowSpec
 from bench.guest.connection import Connection
 from bench.guest.loop import Loop, Timer
 from bench.guest.services.base import StreamService, integer
@@ -43,7 +43,7 @@ class Means:
     event: Callable[..., None]
 
 
-class OutboundFlow(ABC):
+class OutboundFlow(EndingFlow):
     """One flow from the guest to a server outside.
 
     Life: made, :meth:`start` once (on the guest where it begins) or :meth:`load` (where it is moved to) and
@@ -54,22 +54,14 @@ class OutboundFlow(ABC):
     kind: ClassVar[str]
 
     def __init__(self, spec: FlowSpec, means: Means) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.means = means
         self.number = flow_number(spec.name)
-        self.alive = True
-        self.error = ""
-        self.done = False
-        self.stopping = False
         self.count = 0
-        self.last_reply_ns = 0
-        self.ended_ns = 0
         self.reconnects = 0
-        self.retransmits: int | None = None
-        self.local_port: int | None = None
         self._timer: Timer | None = None
 
-    @classmethod  # noqa: B027 - few kinds need it
+    @classmethod
     def prepare(cls) -> None:
         """Ahead of a flow of this kind in this process: what takes long."""
 
@@ -93,7 +85,7 @@ class OutboundFlow(ABC):
         """No timer runs until :meth:`serve`."""
         self.cancel()
 
-    def look(self, now: int) -> None:  # noqa: B027 - not every kind has something to look at
+    def look(self, now: int) -> None:
         """Called some times a second: the place for time limits."""
 
     def at(self, due_ns: int, call: Callable[[], object]) -> None:
@@ -112,26 +104,10 @@ class OutboundFlow(ABC):
     def event(self, name: str, **data: Any) -> None:
         self.means.event(name, flow=self.spec.name, **data)
 
-    def fail(self, error: Exception | str) -> None:
-        """The flow is dead: say why, once."""
-        if self.done:
-            return
-        self.alive = False
-        self.error = error_name(error) if isinstance(error, Exception) else error
-        self.note_end()
-        self.event("flow_dead", error=self.error, detail=str(error)[:500])
-        self.finish()
-
-    def note_end(self) -> None:
-        """It was stopped or died now; what comes first counts."""
-        self.ended_ns = self.ended_ns or now_ns()
-
     def finish(self) -> None:
-        """Nothing more will happen."""
         if not self.done:
-            self.done = True
             self.cancel()
-            self.release()
+        super().finish()
 
     def state(self) -> dict[str, Any]:
         """JSON-able; what :meth:`load` needs at the destination."""

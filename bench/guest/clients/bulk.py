@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import ProbeError
-from bench.flows.http import parse_head, unlike
+from bench.flows.http import parse_head, unlike, upload_answer
 from bench.flows.pattern import MAX_SLICE_BYTES, matches, pattern_slice
 from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.guest.clients.stream import StreamFlow
@@ -23,7 +23,6 @@ from bench.records import STATUS_CORRUPT, STATUS_PROGRESS
 SAMPLE_NS = NS_PER_MS
 CHUNK_BYTES = 64 << 10
 MAX_CATCH_UP_BYTES = 64 << 10
-MAX_REPLY_BYTES = 64 << 10
 STOP_LIMIT_NS = 10 * NS_PER_S
 _ENDLESS_BYTES = 1 << 50
 
@@ -192,13 +191,9 @@ class UploadFlow(_Bulk):
 
     def take(self, data: bytes, received_ns: int) -> None:
         self._answer += data
-        head = parse_head(self._answer)
-        if head is None:
-            return
-        if head.status != 200 or head.length is None or head.length > MAX_REPLY_BYTES:
-            raise ProbeError(f"POST /upload was answered {head.status}, length {head.length}")
-        if len(self._answer) >= head.head_bytes + head.length:
-            self._verify(bytes(self._answer[head.head_bytes : head.head_bytes + head.length]))
+        body = upload_answer(self._answer)
+        if body is not None:
+            self._verify(body)
 
     def _verify(self, body: bytes) -> None:
         sent = {"bytes": self._offset, "crc32": self._crc}

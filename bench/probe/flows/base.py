@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.clock import now_ns
-from bench.flows.spec import FlowSpec, error_name
+from bench.flows.ending import EndingFlow
+from bench.flows.spec import FlowSpec
 from bench.probe.loop import Loop
 from bench.probe.records import RecordBuffer
 from bench.records import DUPLICATES_SHIFT, STATUS_CORRUPT, STATUS_REORDERED
@@ -18,7 +19,7 @@ FlowEvent = Callable[..., object]
 """``on_event(name, **data)``: writes one event of this flow."""
 
 
-class Flow(ABC):
+class Flow(EndingFlow):
     """One flow from this client to the guest.
 
     Life: made, :meth:`start`, :meth:`stop` (asks nothing more, waits at most a bounded time for what is outstanding),
@@ -30,19 +31,11 @@ class Flow(ABC):
     kind: ClassVar[str]
 
     def __init__(self, spec: FlowSpec, guest_address: str, loop: Loop, directory: Path, on_event: FlowEvent) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.guest_address = guest_address
         self.loop = loop
         self.directory = directory
         self.records = RecordBuffer()
-        self.alive = True
-        self.error: str | None = None
-        self.done = False
-        self.stopping = False
-        self.last_reply_ns = 0
-        self.ended_ns = 0
-        self.retransmits: int | None = None
-        self.local_port: int | None = None
         self._on_event = on_event
 
     @property
@@ -62,7 +55,7 @@ class Flow(ABC):
     def release(self) -> None:
         """Close descriptors and end processes; called once, by :meth:`close` or when the flow is done."""
 
-    def check(self, now: int) -> None:  # noqa: B027  not every kind has a time limit
+    def check(self, now: int) -> None:
         """Called about five times a second: the place for time limits."""
 
     def extra(self) -> dict[str, Any]:
@@ -71,26 +64,6 @@ class Flow(ABC):
 
     def event(self, name: str, **data: Any) -> None:
         self._on_event(name, flow=self.spec.name, **data)
-
-    def fail(self, error: Exception | str) -> None:
-        """The flow is dead: note why, once, and stop it."""
-        if self.done:
-            return
-        self.alive = False
-        self.note_end()
-        self.error = error_name(error) if isinstance(error, Exception) else error
-        self.event("flow_dead", error=self.error, detail=str(error)[:500])
-        self.finish()
-
-    def note_end(self) -> None:
-        """The flow was stopped or died now; what comes first counts."""
-        self.ended_ns = self.ended_ns or now_ns()
-
-    def finish(self) -> None:
-        """Nothing more will happen: let go of what the flow holds."""
-        if not self.done:
-            self.done = True
-            self.release()
 
     def close(self) -> None:
         """Idempotent."""
@@ -118,7 +91,7 @@ class Flow(ABC):
             "reordered": int(((status & STATUS_REORDERED) != 0).sum()),
             "corrupted": int(((status & STATUS_CORRUPT) != 0).sum()),
             "alive": self.alive,
-            "error": self.error,
+            "error": self.error or None,
             "retransmits": self.retransmits,
             "local_port": self.local_port,
             "ended_ns": self.ended_ns,

@@ -14,8 +14,7 @@ import zlib
 from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
-from bench.errors import ProbeError
-from bench.flows.http import parse_head, unlike
+from bench.flows.http import MAX_ANSWER_BYTES, unlike, upload_answer
 from bench.flows.pattern import pattern_slice
 from bench.flows.spec import APPLICATION_TIMEOUT
 from bench.flows.tcp_info import tcp_info
@@ -27,7 +26,6 @@ SAMPLE_NS: Final = NS_PER_MS
 CHUNK_BYTES: Final = 64 << 10
 MAX_CATCH_UP_BYTES: Final = 64 << 10
 MAX_BURST_CHUNKS: Final = 4
-MAX_REPLY_BYTES: Final = 64 << 10
 STOP_LIMIT_NS: Final = 10 * NS_PER_S
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has it from Python 3.12 on (as a constant)
 _NOTSENT_BYTES: Final = 256 << 10
@@ -142,18 +140,14 @@ class TcpUploadFlow(TcpFlow):
     def readable(self) -> None:
         if self.sock is None:
             return
-        data = self.sock.recv(MAX_REPLY_BYTES)
+        data = self.sock.recv(MAX_ANSWER_BYTES)
         if not data:
             self.ended()
             return
         self._reply += data
-        head = parse_head(self._reply)
-        if head is None:
-            return
-        if head.status != 200 or head.length is None or head.length > MAX_REPLY_BYTES:
-            raise ProbeError(f"flow {self.spec.name}: POST /upload was answered {head.status}, length {head.length}")
-        if len(self._reply) >= head.head_bytes + head.length:
-            self._verify(bytes(self._reply[head.head_bytes : head.head_bytes + head.length]))
+        body = upload_answer(self._reply)
+        if body is not None:
+            self._verify(body)
 
     def _verify(self, body: bytes) -> None:
         sent = {"bytes": self._offset, "crc32": self._crc}
