@@ -44,6 +44,7 @@ from bench.timeline import Event
 START_NS: Final = 20 * NS_PER_S
 WAIT_NS: Final = 3600 * NS_PER_S
 SETTLE_NS: Final = 5 * NS_PER_S  # for the other engine to end after the first did
+UNMET_NS: Final = NS_PER_S // 4  # the same, when the other still waits at its door: it cannot know, and has nothing to tell
 STOP_NS: Final = 2 * NS_PER_S
 RECOVER_NS: Final = 60 * NS_PER_S
 
@@ -176,6 +177,7 @@ class Migration:
         self._listening: Mapping[str, Any] = {}
         self._ticket = ""
         self._credentials: Mapping[str, Any] = {}
+        self._met = False  # the destination has let the source in
         self._settle: Deadline | None = None
         self._post_copy = PostCopyWatch(plan.recover_every_ns, plan.recover_for_ns)
         self._events: list[Event] = []  # seen while waiting for a reply, not yet handed on
@@ -330,7 +332,8 @@ class Migration:
                 self.recover()
             lost = self._post_copy.given_up or (self._post_copy.incomplete and not destination.open)
             if (source.done or lost) and self._settle is None:
-                self._settle = Deadline(SETTLE_NS)  # the source decides; the destination only gets a last moment
+                # The source decides; the destination only gets a last moment.
+                self._settle = Deadline(SETTLE_NS if self._met else UNMET_NS)
             if self._settle is not None and self._settle.expired:
                 break
             if not self._events:  # a command's reply brings some
@@ -359,7 +362,9 @@ class Migration:
 
     def _note(self, event: Event) -> None:
         self._post_copy.note(event)
-        if event.name == "finished":
+        if event.name == "accepted":
+            self._met = True
+        elif event.name == "finished":
             for side in self._sides.values():
                 if event.source == f"engine.{side.name}":
                     side.finished = event.data
