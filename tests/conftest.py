@@ -4,20 +4,26 @@
 
 - tests of a module whose fixtures are shared (scope module or class) stay together in one process;
 - a test marked ``alone`` measures, or looks at what all runs on this machine share: no other test runs meanwhile;
+- of the tests that raise a whole testbed (marked ``testbed``, or in a module that calls `bench` as a user does) only so
+  many run at a time: each keeps a processor busy, while most others wait for links and timers;
 - everything else works in directories, namespaces and processes of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import signal
+import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+TESTBEDS = (os.cpu_count() or 1) + 1
 ROOT = Path(__file__).resolve().parent.parent
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests that press Ctrl-C
@@ -36,12 +42,12 @@ def _missing() -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("xdist_group") and (group := _group(item)):
             item.add_marker(pytest.mark.xdist_group(group))
-    # Those that need the machine for themselves come first, one after the other, so that the others wait but once.
-    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
+    if hasattr(config, "workerinput"):
+        _order(items)
     missing = _missing()
     if not missing:
         return
@@ -50,6 +56,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason=f"needs {missing}"))
+
+
+def _order(items: list[pytest.Item]) -> None:
+    """Tests that need the machine for themselves first, one after the other, so that the others wait but once; then
+    testbeds evenly among all else, so that there is always something to do beside them.
+    """
+    kinds = {True: [item for item in items if _raises_testbed(item)], False: []}
+    kinds[False] = [item for item in items if not _raises_testbed(item)]
+    place = {item: number / len(kind) for kind in kinds.values() for number, item in enumerate(kind)}
+    items.sort(key=lambda item: (item.get_closest_marker("alone") is None, place[item]))
+
+
+def _raises_testbed(item: pytest.Item) -> bool:
+    if item.get_closest_marker("testbed"):
+        return True
+    module = vars(getattr(item, "module", None) or object)
+    return any(getattr(value, "__module__", "") == "bench_runs" for value in module.values())
 
 
 def _group(item: pytest.Item) -> str:
@@ -62,7 +85,8 @@ def _group(item: pytest.Item) -> str:
 
 
 class Turns:
-    """Who may run now: one test that is ``alone``, or any number of others. Shared by the processes of one pytest call.
+    """Who may run now: one test that is ``alone``, or others, of which so many raise a testbed. Shared by the processes
+    of one pytest call.
 
     Whoever wants the machine for itself holds the gate while it waits, so that no others begin meanwhile.
     """
@@ -70,11 +94,15 @@ class Turns:
     def __init__(self, directory: Path) -> None:
         self._gate = (directory / "turns.gate").open("w")
         self._turn = (directory / "turns").open("w")
+        self._stands = [(directory / f"turns.testbed{number}").open("w") for number in range(TESTBEDS)]
+        self._stand: IO[str] | None = None
         self._alone = False
 
-    def begin(self, *, alone: bool) -> None:
+    def begin(self, *, alone: bool, testbed: bool) -> None:
         if self._alone:
             return
+        if testbed and not alone:
+            self._take_stand()
         fcntl.flock(self._gate, fcntl.LOCK_EX)
         fcntl.flock(self._turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         self._alone = alone
@@ -86,8 +114,21 @@ class Turns:
         if self._alone and keep:
             return
         self._alone = False
+        if self._stand is not None:
+            fcntl.flock(self._stand, fcntl.LOCK_UN)
+            self._stand = None
         fcntl.flock(self._turn, fcntl.LOCK_UN)
         fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def _take_stand(self) -> None:
+        """Wait for one of them to be free. Files' locks cannot be waited for together."""
+        while self._stand is None:
+            for stand in self._stands:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(stand, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._stand = stand
+                    return
+            time.sleep(0.05)
 
 
 _TURNS = pytest.StashKey[Turns]()
@@ -104,7 +145,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     turns = item.config.stash.get(_TURNS, None)
     if turns is None:
         return (yield)
-    turns.begin(alone=item.get_closest_marker("alone") is not None)
+    turns.begin(alone=item.get_closest_marker("alone") is not None, testbed=_raises_testbed(item))
     try:
         return (yield)
     finally:

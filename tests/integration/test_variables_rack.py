@@ -10,7 +10,7 @@ from bench.scenario import load_scenario
 from bench.variables.points import QUICK
 from bench.variables.rack import Rack
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.testbed]
 SETTINGS = (*QUICK, "guest.memory=16MiB", 'guest.disks=[{kind="shared", size="16MiB"}]', "links.default.delay=0ms")
 
 
