@@ -44,7 +44,7 @@ from bench.timeline import Event
 START_NS: Final = 20 * NS_PER_S
 WAIT_NS: Final = 3600 * NS_PER_S
 SETTLE_NS: Final = 5 * NS_PER_S  # for the other engine to end after the first did
-UNMET_NS: Final = NS_PER_S // 4  # the same, when the other still waits at its door: it cannot know, and has nothing to tell
+UNMET_NS: Final = NS_PER_S // 4  # the same, when the other still waits at its door: it has nothing to tell
 STOP_NS: Final = 2 * NS_PER_S
 RECOVER_NS: Final = 60 * NS_PER_S
 
