@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 SCENARIO ?= scenarios/reference.toml
 ARGS ?=
 # Tests mostly wait, for links and timers; tests/conftest.py holds back those that keep a processor busy.
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n + 1 : 8)))
 
 APT_PACKAGES := python3 python3-venv python3-dev gcc mininet openvswitch-switch iproute2 iputils-ping ethtool \
 	tcpdump iperf3 nftables redis-tools curl procps kmod openssh-server qemu-utils python3-libnbd libnbd-bin \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench_runs import LENIENT, Bench, completed, flow_records, require_moved, settings
+from bench_runs import UNMEASURED, Bench, completed, flow_records, require_moved, settings
 
 from bench.records import STATUS_CORRUPT, load_records
 from bench.result import FlowResult, MigrationResult
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     directory = tmp_path_factory.mktemp("own")
     scenario = directory / "own.toml"
     scenario.write_text(SCENARIO)
-    return completed(directory, *settings(*LENIENT), scenario=scenario)
+    return completed(directory, *settings(*UNMEASURED), scenario=scenario)
 
 
 def moved(run: Bench) -> list[MigrationResult]:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bench_runs import BENCH, QUICK, Bench, require_moved, settings, started
+from bench_runs import BENCH, LENIENT, QUICK, Bench, require_moved, settings, started
 
 from bench.host.limits import here
 from bench.memory.trace import Trace, load_trace
@@ -40,7 +40,8 @@ def dressed(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Bench:
     core = sorted(os.sched_getaffinity(0))[0]
     changes = [
         *QUICK,
-        "links.default.delay=0ms",
+        "calibration.enabled=true",
+        *LENIENT,
         "network.nics=2",
         'links."h1-m1".bandwidth="300Mbit"',
         f'hosts.default={{mtu=9000, nic="500Mbit", cores=[{core}], cpu=0.9}}',

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench_runs import QUICK, Bench, dead_runs, events_of, interfaces, settings, started
+from bench_runs import CALM, QUICK, Bench, dead_runs, events_of, interfaces, settings, started
 
 from bench.result import RunResult
 
@@ -24,7 +24,7 @@ def interrupted(
 ) -> tuple[Bench, RunResult]:
     """A run that gets *notice* when it has said *text*, after its end; it must have ended in order."""
     before = interfaces()
-    with started(directory, *settings(*QUICK, *more)) as run:
+    with started(directory, *settings(*QUICK, *CALM, *more)) as run:
         run.wait_for_output(text)
         path = run.wait_for_run_directory()
         notice(run)
@@ -95,7 +95,7 @@ def test_between_migrations_the_first_is_told(tmp_path: Path) -> None:
 def test_an_impatient_user(tmp_path: Path) -> None:
     """A second Ctrl-C kills what the first asked to stop."""
     before = interfaces()
-    with started(tmp_path, *settings(*QUICK, *SLOW)) as run:
+    with started(tmp_path, *settings(*QUICK, *CALM, *SLOW)) as run:
         run.wait_for_output("copying memory while the guest runs")
         path = run.wait_for_run_directory()
         run.press_ctrl_c()

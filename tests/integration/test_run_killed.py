@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from bench_runs import QUICK, Bench, call, dead_runs, events_of, interfaces, settings, started
+from bench_runs import CALM, QUICK, Bench, call, dead_runs, events_of, interfaces, settings, started
 
 from bench.result import RunResult
 
@@ -20,7 +20,7 @@ COPYING = "copying memory while the guest runs"
 def killed(directory: Path, part: str, code: int, *more: str) -> Bench:
     """A run of which the process with *part* in its command line was killed during pre-copy, after its end."""
     before = interfaces()
-    with started(directory, *settings(*QUICK, *SLOW, *more)) as run:
+    with started(directory, *settings(*QUICK, *CALM, *SLOW, *more)) as run:
         run.wait_for_output(COPYING)
         path = run.wait_for_run_directory()
         run.kill(part)
@@ -99,7 +99,7 @@ def test_a_client_agent(tmp_path: Path) -> None:
 def test_the_bench_itself(tmp_path: Path) -> None:
     """Nobody is there to tidy up: the kernel takes the processes, `bench clean` what is below /run."""
     before = interfaces()
-    with started(tmp_path, *settings(*QUICK, *SLOW)) as run:
+    with started(tmp_path, *settings(*QUICK, *CALM, *SLOW)) as run:
         run.wait_for_output(COPYING)
         path = run.wait_for_run_directory()
         os.kill(run.child.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_the_bench_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("generation", ["init", "runner"])
 def test_what_holds_the_run(tmp_path: Path, generation: str) -> None:
     before = interfaces()
-    with started(tmp_path, *settings(*QUICK, *SLOW)) as run:
+    with started(tmp_path, *settings(*QUICK, *CALM, *SLOW)) as run:
         run.wait_for_output(COPYING)
         path = run.wait_for_run_directory()
         init = run.only_child(run.child.pid)
