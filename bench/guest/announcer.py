@@ -14,9 +14,10 @@ from bench.clock import now_ns
 from bench.errors import GuestError
 from bench.guest.cards import MAX_CARDS
 from bench.guest.loop import Loop, Timer
-from bench.guest.punctual_sender import Due, PunctualSender, Sent, open_cards
+from bench.guest.punctual_sender import PRIORITY, Due, PunctualSender, Sent, open_cards
 from bench.guest.punctual_sender import send as transmit
 from bench.host.channel import ChannelClosed
+from bench.host.timer import uninterrupted
 
 MAX_FRAMES = 32
 MAX_OFFSETS = 128  # the most rounds of a scenario, by the hypervisor and again by the guest
@@ -153,6 +154,14 @@ class Announcer:
         :param start_ns: what the times count from.
         :returns: when the first frame left, 0 when none did.
         """
+        with uninterrupted(PRIORITY):  # each frame wakes a switch, which would have the next one wait
+            first_ns, later = self._send_due(announcement, start_ns)
+            if later or self._plans:
+                self._hand_over(announcement, later)
+        return first_ns
+
+    def _send_due(self, announcement: Announcement, start_ns: int) -> tuple[int, list[_Planned]]:
+        """:returns: when the first frame left, and what is not due yet."""
         first_ns = number = 0
         former_ns: int | None = None
         later: list[_Planned] = []
@@ -169,9 +178,7 @@ class Announcer:
             if not error and not send.lost:
                 first_ns = first_ns or at_ns
             self._sent(kind, card, send, number, (due_ns, at_ns), error)
-        if later or self._plans:
-            self._hand_over(announcement, later)
-        return first_ns
+        return first_ns, later
 
     def _hand_over(self, announcement: Announcement, later: list[_Planned]) -> None:
         frames = [None if send.lost else announcement.frames[send.frame][1] for _, _, send, _, _ in later]

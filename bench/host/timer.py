@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 _PR_SET_TIMERSLACK = 29
 _TFD_TIMER_ABSTIME = 1
@@ -53,6 +54,24 @@ def be_woken_on_time(priority: int) -> str:
             return "none"
         return "nice"
     return "realtime"
+
+
+@contextlib.contextmanager
+def uninterrupted(priority: int) -> Iterator[None]:
+    """While the body runs, no process that is not real-time takes the processor from this thread, if that is permitted.
+
+    For some tens of microseconds' work that wakes others, who would otherwise run first.
+    """
+    former = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *former)
 
 
 class TimerFd:
