@@ -134,7 +134,7 @@ def test_an_announcer_sends_what_is_due_itself_and_has_the_rest_sent(
     )
     begin_ns = now_ns()
     assert announcer.begin(announcement, begin_ns) >= begin_ns
-    assert told.sent == [("rarp", 0, False, ""), ("garp", 0, True, "")]
+    assert told.sent[:2] == [("rarp", 0, False, ""), ("garp", 0, True, "")]
     deadline = Deadline(5 * NS_PER_S)
     while len(told.sent) < 4 and not deadline.expired:
         loop.turn(deadline.remaining_s)
