@@ -87,7 +87,7 @@ class SwitchDaemons:
 
     def stop(self) -> None:
         """Stop them all. Idempotent and bounded."""
-        with ThreadPoolExecutor(_TOGETHER) as pool:
+        with ThreadPoolExecutor(len(self._all)) as pool:  # they wait for the kernel, not for a processor
             list(pool.map(OpenVSwitch.stop, self._all))
 
     def of(self, switch: str) -> OpenVSwitch:
