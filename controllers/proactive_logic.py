@@ -25,7 +25,8 @@ As long as some switches flood what others send the shortest way, both copies ma
 the shortest ways differ. So an address that nobody knew is sent along the tree by all switches first. Whatever is
 flooded takes that way, too, and other branches lead back to where a frame came from, where it ends: exactly one copy
 arrives, in whatever order switches take the flow. When all have it, and what was flooded before has had
-:data:`SPREAD_NS` to end, the shortest ways follow, as a move.
+:data:`SPREAD_NS` to end, the shortest ways follow, as a move. (An address that has aged is forgotten by all switches as
+they come to it; it has not been heard of for minutes.)
 
 Moving an address
 -----------------
