@@ -1,12 +1,14 @@
-"""A hash of every page of guest memory, and one digest of them all: how a migration proves memory identical.
+"""Hashes of guest memory, and one digest of them all: how a migration proves memory identical.
 
-Each page has its xxh3_64 in a table of 8 bytes per page (0.2 % of memory), updated as pages arrive; the digest is
-BLAKE2b over the table (little-endian, in page order), so two sides can compare 32 bytes.
+Each block of pages has its xxh3_64 in a table (8 bytes per page, 0.2 % of memory, or less), updated as pages arrive;
+the digest is BLAKE2b over the table (little-endian, in page order), so two sides that hash in equal blocks can compare
+32 bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,63 +17,71 @@ import xxhash
 PAGE_BYTES = 4096
 ZERO_PAGE_HASH = xxhash.xxh3_64_intdigest(bytes(PAGE_BYTES))
 DIGEST_BYTES = 32
-
-_BATCH = 64  # pages gathered at once: 256 KiB, which stays in the cache
-_SLICES = [slice(begin, begin + PAGE_BYTES) for begin in range(0, _BATCH * PAGE_BYTES, PAGE_BYTES)]
+BLOCK_PAGES: Final = 8
+"""32 KiB: calling the hash function costs little beside it, and a page that changed alone not much more than itself."""
 
 
 class PageHashes:
     """Hashes of the pages of one memory; all pages are zero pages at first, as those of fresh memory are.
 
     :param page_count: pages in the memory.
-    :ivar table: shape (page_count,), uint64.
+    :param block_pages: so many have a hash in common; the last block may be shorter.
+    :ivar table: shape (blocks,), uint64.
     """
 
-    def __init__(self, page_count: int) -> None:
-        self.table = np.full(page_count, ZERO_PAGE_HASH, dtype=np.uint64)
+    def __init__(self, page_count: int, block_pages: int = 1) -> None:
+        self.page_count = page_count
+        self.block_pages = block_pages
+        self._block_bytes = block_pages * PAGE_BYTES
+        blocks, rest = divmod(page_count, block_pages)
+        self.table = np.full(blocks + (rest > 0), _zero_hash(block_pages), dtype=np.uint64)
+        if rest:
+            self.table[-1] = _zero_hash(rest)
 
     def update(self, memory: npt.NDArray[np.uint64] | npt.NDArray[np.uint8], pages: npt.NDArray[np.integer]) -> None:
-        """Hash these pages again, from memory.
+        """Hash these pages again, and those of their blocks, from memory.
 
         :param memory: the whole memory, one row per page (:attr:`GuestMemory.words` or ``.pages``).
         :param pages: page numbers, any order.
         """
-        words = memory.view(np.uint64)
-        for begin in range(0, len(pages), _BATCH):
-            batch = pages[begin : begin + _BATCH]
-            self.table[batch] = _hash_rows(words[batch])
+        self._hash(memory, np.unique(pages // self.block_pages))
 
     def update_range(
         self, memory: npt.NDArray[np.uint64] | npt.NDArray[np.uint8], first: int = 0, count: int | None = None
     ) -> None:
         """Hash *count* pages from page *first* again (by default all), from memory; arguments as for :meth:`update`."""
-        end = len(self.table) if count is None else first + count
-        self.table[first:end] = _hash_rows(memory.view(np.uint64)[first:end])
+        end = self.page_count if count is None else first + count
+        self._hash(memory, np.arange(first // self.block_pages, -(-end // self.block_pages)))
+
+    def _hash(self, memory: npt.NDArray[np.uint64] | npt.NDArray[np.uint8], blocks: npt.NDArray[np.integer]) -> None:
+        begins = blocks.astype(np.int64) * self._block_bytes
+        # nothing here is an object of numpy's for each block, nor a loop of Python's: either costs as much as the hash
+        slices = map(slice, begins.tolist(), (begins + self._block_bytes).tolist())
+        hashes = map(xxhash.xxh3_64_intdigest, map(memory.data.cast("B").__getitem__, slices))
+        self.table[blocks] = np.fromiter(hashes, dtype=np.uint64, count=len(blocks))
 
     def put(self, pages: npt.NDArray[np.integer], rows: npt.NDArray[np.uint64]) -> None:
-        """Note what these pages hold: *rows*, shape (pages, 512)."""
-        self.table[pages] = _hash_rows(rows)
+        """Note what these pages hold: *rows*, shape (pages, 512). Only where each page has its hash."""
+        self._require_single()
+        self.table[pages] = np.fromiter(map(xxhash.xxh3_64_intdigest, rows), dtype=np.uint64, count=len(rows))
 
     def mark_zero(self, pages: npt.NDArray[np.integer]) -> None:
-        """Note that these pages were just found or made zero, without reading them again."""
+        """Note that these pages are zero, without reading them. Only where each page has its hash."""
+        self._require_single()
         self.table[pages] = ZERO_PAGE_HASH
+
+    def _require_single(self) -> None:
+        if self.block_pages != 1:
+            raise ValueError(f"pages are hashed in blocks of {self.block_pages}: they can be read from memory only")
 
     def digest(self) -> str:
         """BLAKE2b-256 of the table in hexadecimal."""
         return hashlib.blake2b(self.table.astype("<u8", copy=False).data, digest_size=DIGEST_BYTES).hexdigest()
 
     def difference(self, other: PageHashes) -> npt.NDArray[np.intp]:
-        """The numbers of the pages whose hashes differ."""
+        """The numbers of the blocks, those of the pages where each has its hash, whose hashes differ."""
         return np.flatnonzero(self.table != other.table)
 
 
-def _hash_rows(rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """One hash for each of these pages, which lie next to each other."""
-    found = np.empty(len(rows), dtype=np.uint64)
-    for begin in range(0, len(rows), _BATCH):
-        batch = rows[begin : begin + _BATCH]
-        slices = _SLICES[: len(batch)]
-        # slices of a view: an array for each page would cost more than its hash
-        hashes = map(xxhash.xxh3_64_intdigest, map(batch.data.cast("B").__getitem__, slices))
-        found[begin : begin + len(batch)] = np.fromiter(hashes, dtype=np.uint64, count=len(batch))
-    return found
+def _zero_hash(pages: int) -> int:
+    return int(xxhash.xxh3_64_intdigest(bytes(pages * PAGE_BYTES)))

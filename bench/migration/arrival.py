@@ -7,6 +7,7 @@ here does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import select
@@ -31,7 +32,7 @@ from bench.migration.engine import Reporter, RunnerGone, log, reason_of, want
 from bench.migration.levers import MAX_STREAMS
 from bench.migration.modes import MODES
 from bench.migration.order import MAX_HOLD_NS
-from bench.migration.pages import PageReceiver
+from bench.migration.pages import PageReceiver, new_hashes
 from bench.migration.place import Place
 from bench.migration.postcopy_arrival import JOIN_NS, PostCopyArrival
 from bench.migration.streams_arrival import Lanes
@@ -76,6 +77,7 @@ class Arrival:
         self._memory: GuestMemory
         self._populating: Populating | None = None
         self._hashes: PageHashes | None = None
+        self._new_hashes: Callable[[], PageHashes]
         self._connection: Connection
         self._decoder: wire.Decoder
         self._receiver: PageReceiver
@@ -157,7 +159,8 @@ class Arrival:
             "populate": self._populating is not None,
         }
         self._guest.configure(config, memory_fd=self._memory.fd)
-        self._hashes = PageHashes(self._memory.page_count) if self._verify == "background" else None
+        self._new_hashes = functools.partial(new_hashes, self._memory.page_count, str(postcopy))
+        self._hashes = self._new_hashes() if self._verify == "background" else None
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
         self.report("skeleton_ready")
@@ -267,7 +270,7 @@ class Arrival:
 
     def _digest(self) -> str:
         if self._hashes is None:
-            self._hashes = PageHashes(self._memory.page_count)
+            self._hashes = self._new_hashes()
             self._hashes.update_range(self._memory.words)
         return self._hashes.digest()
 

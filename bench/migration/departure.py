@@ -10,11 +10,11 @@ from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError
 from bench.guest.client import GuestControl, Paused
 from bench.memory.bitmap import DirtyBitmap
-from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker
 from bench.migration.engine import Reporter, log, reason_of
 from bench.migration.order import Order
+from bench.migration.pages import new_hashes
 from bench.migration.storage import has_disks, timeout_of
 from bench.migration.throttle import Throttler
 
@@ -111,7 +111,7 @@ class DepartingGuest:
 
     def digest(self) -> str:
         """Of its memory as it is now."""
-        hashes = PageHashes(self.memory.page_count)
+        hashes = new_hashes(self.memory.page_count, self._order.post_copy)
         hashes.update_range(self.memory.words)
         return hashes.digest()
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from bench.clock import Deadline, now_ns
 from bench.errors import WireError
 from bench.memory.bitmap import Pages
-from bench.memory.hashes import PageHashes
+from bench.memory.hashes import BLOCK_PAGES, PageHashes
 from bench.memory.image import WORDS_PER_PAGE, GuestMemory, Words
 from bench.memory.zero import zero_pages
 from bench.migration import delta, wire
@@ -147,6 +147,15 @@ class PageSender:
         return into
 
 
+def new_hashes(page_count: int, postcopy: str) -> PageHashes:
+    """What both sides of a migration hash memory with.
+
+    :param postcopy: :attr:`Order.post_copy`: where pages may come one by one while the guest runs, each is hashed by
+        itself, before the guest has it.
+    """
+    return PageHashes(page_count, BLOCK_PAGES if postcopy == "never" else 1)
+
+
 class PageReceiver:
     """Places pages in the skeleton's memory.
 
@@ -243,7 +252,7 @@ class PageReceiver:
                 self._memory.words[pages] = 0
                 self._written[pages] = False
                 if self._hashes is not None:
-                    self._hashes.mark_zero(pages)
+                    self._hashes.update(self._memory.words, pages)
 
 
 def _rows(data: memoryview | bytes) -> Words:

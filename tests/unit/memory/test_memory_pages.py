@@ -104,6 +104,39 @@ def test_a_changed_byte_changes_the_digest_and_is_found(words: np.ndarray) -> No
     assert before.digest() != after.digest()
 
 
+@pytest.mark.parametrize("block", [1, 3, 8, PAGES])
+def test_blocks_hold_the_hash_of_all_their_pages_whatever_was_updated(words: np.ndarray, block: int) -> None:
+    before, after = PageHashes(PAGES, block), PageHashes(PAGES, block)
+    memory = np.zeros_like(words)
+    for begin in range(0, PAGES, 100):
+        memory[begin : begin + 100] = words[begin : begin + 100]
+        before.update_range(memory, begin, min(100, PAGES - begin))
+    order = np.random.default_rng(2).permutation(PAGES)
+    after.update(words, order[order % 3 != 0])
+    whole = words.tobytes()
+    wanted = [xxhash.xxh3_64_intdigest(whole[at : at + block * 4096]) for at in range(0, len(whole), block * 4096)]
+    assert before.table.tolist() == after.table.tolist() == wanted
+    assert before.digest() == after.digest()
+    words[PAGES - 1, 511] ^= 1
+    after.update(words, np.array([PAGES - 1]))
+    assert before.difference(after).tolist() == [(PAGES - 1) // block]
+
+
+@pytest.mark.parametrize("block", [1, 7, 8])
+def test_fresh_memory_hashes_as_zero_blocks(block: int) -> None:
+    read = PageHashes(PAGES, block)
+    read.update_range(np.zeros((PAGES, 512), dtype=np.uint64))
+    assert PageHashes(PAGES, block).digest() == read.digest()
+
+
+def test_blocks_cannot_be_told_a_page_that_was_not_read() -> None:
+    hashes = PageHashes(PAGES, 8)
+    with pytest.raises(ValueError, match="blocks of 8"):
+        hashes.mark_zero(np.array([4]))
+    with pytest.raises(ValueError, match="blocks of 8"):
+        hashes.put(np.array([4]), np.zeros((1, 512), dtype=np.uint64))
+
+
 def test_fresh_memory_hashes_as_zero_pages() -> None:
     hashes, read = PageHashes(PAGES), PageHashes(PAGES)
     read.update_range(np.zeros((PAGES, 512), dtype=np.uint64))
