@@ -17,6 +17,7 @@ import xxhash
 PAGE_BYTES = 4096
 ZERO_PAGE_HASH = xxhash.xxh3_64_intdigest(bytes(PAGE_BYTES))
 DIGEST_BYTES = 32
+_BATCH = 1024  # blocks whose places are listed at once
 BLOCK_PAGES: Final = 8
 """32 KiB: calling the hash function costs little beside it, and a page that changed alone not much more than itself."""
 
@@ -54,11 +55,14 @@ class PageHashes:
         self._hash(memory, np.arange(first // self.block_pages, -(-end // self.block_pages)))
 
     def _hash(self, memory: npt.NDArray[np.uint64] | npt.NDArray[np.uint8], blocks: npt.NDArray[np.integer]) -> None:
-        begins = blocks.astype(np.int64) * self._block_bytes
-        # nothing here is an object of numpy's for each block, nor a loop of Python's: either costs as much as the hash
-        slices = map(slice, begins.tolist(), (begins + self._block_bytes).tolist())
-        hashes = map(xxhash.xxh3_64_intdigest, map(memory.data.cast("B").__getitem__, slices))
-        self.table[blocks] = np.fromiter(hashes, dtype=np.uint64, count=len(blocks))
+        view = memory.data.cast("B")
+        for first in range(0, len(blocks), _BATCH):
+            batch = blocks[first : first + _BATCH]
+            begins = batch.astype(np.int64) * self._block_bytes
+            # no object of numpy's for each block, and no loop of Python's: either would cost as much as a page's hash
+            slices = map(slice, begins.tolist(), (begins + self._block_bytes).tolist())
+            hashes = map(xxhash.xxh3_64_intdigest, map(view.__getitem__, slices))
+            self.table[batch] = np.fromiter(hashes, dtype=np.uint64, count=len(batch))
 
     def put(self, pages: npt.NDArray[np.integer], rows: npt.NDArray[np.uint64]) -> None:
         """Note what these pages hold: *rows*, shape (pages, 512). Only where each page has its hash."""
