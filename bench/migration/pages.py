@@ -7,7 +7,7 @@ is dirty again, so whatever of it arrived, torn or newer than it should be, is r
 stands still does not change.
 
 Receiving: runs go straight into the guest's memory, scattered pages through one buffer; each page is then hashed as it
-is read back from memory, a few at a time while they are still in the processor's cache.
+is read back from memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from bench.migration.transport import Connection, Pacer
 from bench.migration.wire import Frame, Kind
 
 STRETCH_PAGES: Final = 16  # copying fewer costs less than the further system calls
-CACHED_PAGES: Final = 64  # 256 KiB
 
 
 @dataclass(slots=True)
@@ -180,9 +179,6 @@ class PageReceiver:
 
     def place(self, frame: Frame) -> None:
         """Read the payload of a RUN, PAGES, ZERO, PACKED or DELTA frame and put it where it belongs."""
-        if frame.kind is Kind.RUN:
-            self._place_run(frame)
-            return
         payload = self.room(frame, self._scratch)
         self._connection.read_into(payload)
         self.settle(frame, payload)
@@ -203,7 +199,9 @@ class PageReceiver:
         if frame.kind is Kind.ZERO:
             self._place_zero(frame.runs)
         elif frame.kind is Kind.RUN:
-            self._note(frame.value, frame.count)
+            self._written[frame.value : frame.value + frame.count] = True
+            if self._hashes is not None:
+                self._hashes.update_range(self._memory.words, frame.value, frame.count)
         else:
             self._place_pages(frame, payload)
 
@@ -212,21 +210,6 @@ class PageReceiver:
         pages, self._round_pages = self._round_pages, 0
         if pages != frame.value:
             raise WireError(f"round {frame.count}: {pages} pages arrived, {frame.value} were sent")
-
-    def _place_run(self, frame: Frame) -> None:
-        self._round_pages += frame.count
-        end = frame.value + frame.count
-        for first in range(frame.value, end, CACHED_PAGES):
-            count = min(CACHED_PAGES, end - first)
-            begin = first * wire.PAGE_BYTES
-            self._connection.read_into(self._memory.view[begin : begin + count * wire.PAGE_BYTES])
-            self._note(first, count)
-
-    def _note(self, first: int, count: int) -> None:
-        """These pages hold what has arrived."""
-        self._written[first : first + count] = True
-        if self._hashes is not None:
-            self._hashes.update_range(self._memory.words, first, count)
 
     def _place_pages(self, frame: Frame, payload: memoryview) -> None:
         pages = frame.indices.astype(np.int64)
