@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.guests import BRIDGE
@@ -28,6 +30,7 @@ MIGRATION = {
     "verify": "background",
     "mode": "precopy",
 }
+TICKS: Final = os.sysconf("SC_CLK_TCK")
 GUEST = "g1"
 RANDOM = {"zero": 0.0, "text": 0.0, "random": 1.0}
 IDLE = {"pattern": "idle"}
@@ -38,6 +41,22 @@ def report(name: str, value: float, unit: str, reference: float | None, goal: st
     ratio = None if reference is None else value / reference
     row = {"name": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio, "goal": goal}
     print(json.dumps(row), flush=True)
+
+
+def cpu_s(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def switch_cpu_s() -> float:
+    """What the Open vSwitch daemons of this sandbox have used so far."""
+    used = 0.0
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if name.read_text(encoding="ascii", errors="replace").strip() == "ovs-vswitchd":
+                used += cpu_s(int(name.parent.name))
+    return used
 
 
 class Moving:

@@ -8,20 +8,17 @@ engine processes until the handover (``/proc/PID/stat``; the tunnel of SSH, whos
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from _moving import IDLE, MIGRATION, RANDOM, Moving, report, with_moving_guest
+from _moving import IDLE, MIGRATION, RANDOM, Moving, cpu_s, report, with_moving_guest
 
 from bench.clock import NS_PER_MS, NS_PER_S
 from bench.migration.driver import Migration
 from bench.timeline import Event
 
-TICKS: Final = os.sysconf("SC_CLK_TCK")
 MIXED = {"zero": 0.3, "text": 0.4, "random": 0.3}
 TEXT = {"zero": 0.0, "text": 1.0, "random": 0.0}
 WRITING = {"pattern": "hotset", "rate": "16MiB/s", "working_set": "8MiB", "hot_share": 1.0}
@@ -135,12 +132,6 @@ CASES: Final = {
         {},
     ),
 }
-
-
-def cpu_s(pid: int) -> float:
-    """What a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def move(moving: Moving, settings: Lever) -> Took:

@@ -8,22 +8,27 @@ byte by byte after every migration.
 The *transfer* is what both call the migration proper, to a destination that is ready: QEMU's ``total-time``, our time
 from the end of the set-up to the confirmed handover. *From nothing* counts the making of the destination as well: from
 the start of its process(es). Goodput is the memory's bytes by the time of the transfer, QEMU's set-up time left out.
+The CPU time of the transfer is that of the process at each side, and of the switch between them, the kernel's work for
+them included.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from _moving import GUEST, Moving, report, with_moving_guest
+from _moving import GUEST, Moving, cpu_s, report, switch_cpu_s, with_moving_guest
 from _qemu import Qemu, require
 
 from bench.clock import NS_PER_MS, NS_PER_S, now_ns
 from bench.errors import BenchError
 from bench.guest.client import GuestControl
 from bench.memory.image import GuestMemory
+from bench.migration.driver import Migration
+from bench.timeline import Event
 
 MEMORY = "1048584KiB"  # 1 GiB and 8 KiB: see above
 PORT = 4444
@@ -39,20 +44,42 @@ class Took:
     transfer_ns: int
     from_nothing_ns: int
     copy_ns: int  # the transfer without what QEMU calls setup-time
+    cpu_s: Mapping[str, float]  # of the transfer: source, destination, switch
+
+
+class Meter:
+    """The CPU time of a transfer; :meth:`look` at its begin and at its end.
+
+    :ivar used: then, in s, of ``source``, ``destination`` and ``switch``.
+    """
+
+    def __init__(self) -> None:
+        self.used: dict[str, float] = {}
+
+    def look(self, pids: Mapping[str, int]) -> None:
+        """:param pids: those of ``source`` and ``destination``."""
+        now = {"switch": switch_cpu_s(), **{side: cpu_s(pids[side]) for side in ("source", "destination")}}
+        self.used = {name: used - self.used.get(name, 0) for name, used in now.items()}
 
 
 def ours(moving: Moving) -> Took:
     """Our guest, to the other hypervisor."""
-    begin_ns = now_ns()
-    _outcome, timeline = moving.move()
+    begin_ns, meter = now_ns(), Meter()
+
+    def look(event: Event, migration: Migration) -> None:
+        if event.name in ("setup_end", "handover_confirmed"):
+            meter.look(migration.pids())
+
+    _outcome, timeline = moving.move(look)
     (ready,), (end,) = timeline.select("setup_end"), timeline.select("handover_confirmed")
-    return Took(end.t_ns - ready.t_ns, end.t_ns - begin_ns, end.t_ns - ready.t_ns)
+    return Took(end.t_ns - ready.t_ns, end.t_ns - begin_ns, end.t_ns - ready.t_ns, meter.used)
 
 
 def theirs(moving: Moving, memory: GuestMemory, channels: int) -> Took:
     """A QEMU on our guest's hypervisor, to a new one on the other. :param channels: of multifd; 0 for none."""
     here, there = moving.ends()
     capabilities = ["events", "return-path", *(("multifd",) if channels else ())]
+    meter = Meter()
     parameters = {"max-bandwidth": 0, **({"multifd-channels": channels} if channels else {})}
     with GuestMemory.create(memory.size_bytes, "destination") as arriving:
         source = Qemu("source", here.pid, memory, moving.directory, incoming=False)
@@ -63,10 +90,12 @@ def theirs(moving: Moving, memory: GuestMemory, channels: int) -> Took:
                 for qemu in (source, destination):
                     qemu.set_up(capabilities, parameters)
                 destination.execute("migrate-incoming", {"uri": f"tcp:{there.address}:{PORT}"})
+                meter.look(pids := {"source": source.process.pid, "destination": destination.process.pid})
                 source.execute("migrate", {"uri": f"tcp:{there.address}:{PORT}"})
                 destination.wait_migrated()
                 source.wait_migrated()
                 end_ns = now_ns()
+                meter.look(pids)
                 told = source.execute("query-migrate")
             finally:
                 destination.close()
@@ -74,7 +103,7 @@ def theirs(moving: Moving, memory: GuestMemory, channels: int) -> Took:
             source.close()
         require_equal(memory, arriving)
     copy_ms = told["total-time"] - told.get("setup-time", 0)
-    return Took(told["total-time"] * NS_PER_MS, end_ns - begin_ns, copy_ms * NS_PER_MS)
+    return Took(told["total-time"] * NS_PER_MS, end_ns - begin_ns, copy_ms * NS_PER_MS, meter.used)
 
 
 def require_equal(first: GuestMemory, second: GuestMemory) -> None:
@@ -132,6 +161,9 @@ def unshaped(moving: Moving) -> None:
         report(f"goodput unshaped against QEMU {names[count]}", gbps(mine), "Gbit/s", gbps(side))
     best = max(gbps(side) for side in peers.values())
     report("goodput unshaped against QEMU's best", gbps(mine), "Gbit/s", best, "ratio >= 1")
+    for name in ("source", "destination", "switch"):
+        used, reference = (statistics.median(took.cpu_s[name] for took in side) for side in (mine, peers[0]))
+        report(f"CPU of the transfer unshaped, {name}, against QEMU single", used, "s", reference)
 
 
 def main() -> int:
