@@ -18,8 +18,8 @@ PAGE_BYTES = 4096
 ZERO_PAGE_HASH = xxhash.xxh3_64_intdigest(bytes(PAGE_BYTES))
 DIGEST_BYTES = 32
 _BATCH = 1024  # blocks whose places are listed at once
-BLOCK_PAGES: Final = 16
-"""64 KiB: calling the hash function costs nothing beside it, and a page that changed alone some 6 us."""
+BLOCK_PAGES: Final = 4
+"""16 KiB: a third less time than page by page, and a page that changed alone costs a downtime 1 us more."""
 
 
 class PageHashes:

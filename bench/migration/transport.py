@@ -32,6 +32,7 @@ CONGESTION_CONTROL: Final = "cubic"
 LINK_TIMEOUT_NS: Final = 10 * NS_PER_S
 NOTSENT_BYTES: Final = 1 << 20  # what may wait in the socket beyond the congestion window: it delays the final copy
 WAKE_BYTES: Final = 128 << 10  # of a payload that is awaited: a reader that wakes for less costs more than it gains
+AT_ONCE_BYTES: Final = 256 << 10  # read by one call, which acknowledges what it took at its end
 BACKLOG: Final = 128
 _KEEPALIVES: Final = 3
 _SO_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
@@ -269,7 +270,7 @@ class Connection:
         total = view.nbytes
         while done < total:
             try:
-                count = self.sock.recv_into(view[done:], 0, socket.MSG_WAITALL)
+                count = self.sock.recv_into(view[done : done + AT_ONCE_BYTES], 0, socket.MSG_WAITALL)
             except BlockingIOError:
                 raise PeerLost(f"the other engine sent nothing for {self.link_timeout_ns / NS_PER_S:g} s") from None
             except OSError as error:
