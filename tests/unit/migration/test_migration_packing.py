@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import MigrationError, WireError
 from bench.memory import content
-from bench.memory.hashes import PageHashes
+from bench.memory.hashes import BLOCK_PAGES, PageHashes
 from bench.memory.image import GuestMemory
 from bench.migration import transport, wire
 from bench.migration.compression import load_codec
@@ -44,7 +44,7 @@ class Pair:
         for connection in (self.left, self.right):
             stack.callback(connection.close)
         self.source, self.destination = (stack.enter_context(GuestMemory.create(PAGES * 4096)) for _ in range(2))
-        self.hashes = PageHashes(PAGES)
+        self.hashes = PageHashes(PAGES, BLOCK_PAGES)
         self.sender = make_sender(self.left, self.source, Pacer(0), levers)
         self.receiver = PageReceiver(self.right, self.destination, self.hashes, load_codec(levers.compression))
         self.decoder = wire.Decoder(self.right, wire.TO_DESTINATION, PAGES)
@@ -74,7 +74,7 @@ class Pair:
 
     def assert_equal(self):
         assert np.array_equal(self.source.words, self.destination.words)
-        whole = PageHashes(PAGES)
+        whole = PageHashes(PAGES, BLOCK_PAGES)
         whole.update_range(self.source.words)
         assert self.hashes.digest() == whole.digest()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import MigrationError, WireError
-from bench.memory.hashes import PageHashes
+from bench.memory.hashes import BLOCK_PAGES, PageHashes
 from bench.memory.image import GuestMemory
 from bench.migration import transport, wire
 from bench.migration.pages import PageReceiver, PageSender, Sent
@@ -70,7 +70,7 @@ def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds):
         GuestMemory.create(PAGES * 4096) as source,
         GuestMemory.create(PAGES * 4096) as destination,
     ):
-        hashes = PageHashes(PAGES)
+        hashes = PageHashes(PAGES, BLOCK_PAGES)
         receiver = PageReceiver(right, destination, hashes)
         decoder = wire.Decoder(right, wire.TO_DESTINATION, PAGES)
         sender = PageSender(left, source, Pacer(0))
@@ -89,7 +89,7 @@ def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds):
             assert sent.pages == len(pages)
             assert sent.zero_pages == np.count_nonzero(source.words[pages].max(axis=1) == 0)
         assert np.array_equal(source.words, destination.words)
-        whole = PageHashes(PAGES)
+        whole = PageHashes(PAGES, BLOCK_PAGES)
         whole.update_range(source.words)
         assert hashes.digest() == whole.digest()
 

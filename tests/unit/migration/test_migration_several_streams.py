@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import WireError
 from bench.memory import content
-from bench.memory.hashes import PageHashes
+from bench.memory.hashes import BLOCK_PAGES, PageHashes
 from bench.memory.image import GuestMemory
 from bench.migration import transport, wire
 from bench.migration.compression import load_codec
@@ -165,7 +165,7 @@ def test_no_order_of_arrival_lets_an_older_copy_win(levers, count, chunk, seed, 
         assert sum(connection.sent_bytes for connection in connections) == sum(streams.cost()["streams"]["bytes"])
         assert not any(connection.broken for connection in connections)
 
-        hashes = PageHashes(PAGES)
+        hashes = PageHashes(PAGES, BLOCK_PAGES)
         receiver = PageReceiver(connections[0], destination, hashes, load_codec(levers.compression))
         lanes = FakeLanes(connections, receiver, {}, NS_PER_S)
         lanes.draw = draw
@@ -174,7 +174,7 @@ def test_no_order_of_arrival_lets_an_older_copy_win(levers, count, chunk, seed, 
             assert (frame.kind, frame.count) == (Kind.ROUND_END, number)
             receiver.end_round(frame)
             assert np.array_equal(destination.words, memory)
-        whole = PageHashes(PAGES)
+        whole = PageHashes(PAGES, BLOCK_PAGES)
         whole.update_range(source.words)
         assert hashes.digest() == whole.digest()
         assert not any(connection.data for connection in connections)
