@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from forking import forking
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import BenchError
@@ -134,7 +135,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch):
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, forking():
         yield Bench(stack, monkeypatch)
 
 

@@ -9,37 +9,48 @@ from bench.guest.services.base import OUTPUT_BOUND_BYTES, OutputBuffer, integer,
 from bench.guest.services.pattern import RING_SLICE_BYTES, chargen_slice
 
 
-class EchoStream:
-    """Sends back what it receives; stops reading while more than :data:`OUTPUT_BOUND_BYTES` wait to be sent."""
-
-    name = "echo"
+class _UntilEof:
+    """What the three have in common: the client's end of file ends them, and no timer wakes them."""
 
     def __init__(self) -> None:
-        self._out = OutputBuffer()
         self._eof = False
 
     @property
     def reading(self) -> bool:
-        return not self._eof and len(self._out) < OUTPUT_BOUND_BYTES
+        return not self._eof
 
     @property
     def closing(self) -> bool:
         return self._eof
 
-    def received(self, data: bytes) -> None:
-        self._out += data
-
     def received_eof(self) -> None:
         self._eof = True
+
+    def wake_ns(self) -> int | None:
+        return None
+
+
+class EchoStream(_UntilEof):
+    """Sends back what it receives; stops reading while more than :data:`OUTPUT_BOUND_BYTES` wait to be sent."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._out = OutputBuffer()
+
+    @property
+    def reading(self) -> bool:
+        return not self._eof and len(self._out) < OUTPUT_BOUND_BYTES
+
+    def received(self, data: bytes) -> None:
+        self._out += data
 
     def output(self, limit: int) -> bytes:
         return self._out.peek(limit)
 
     def sent(self, count: int) -> None:
         self._out.drop(count)
-
-    def wake_ns(self) -> int | None:
-        return None
 
     def export(self) -> dict[str, Any]:
         return {"out": self._out.pack(), "eof": self._eof}
@@ -52,28 +63,17 @@ class EchoStream:
         return service
 
 
-class DiscardStream:
+class DiscardStream(_UntilEof):
     """Reads and forgets; counts the bytes, so that a test can ask."""
 
     name = "discard"
 
     def __init__(self) -> None:
+        super().__init__()
         self.received_bytes = 0
-        self._eof = False
-
-    @property
-    def reading(self) -> bool:
-        return not self._eof
-
-    @property
-    def closing(self) -> bool:
-        return self._eof
 
     def received(self, data: bytes) -> None:
         self.received_bytes += len(data)
-
-    def received_eof(self) -> None:
-        self._eof = True
 
     def output(self, limit: int) -> bytes:
         del limit
@@ -82,9 +82,6 @@ class DiscardStream:
     def sent(self, count: int) -> None:
         if count:
             raise ValueError("discard sends nothing")
-
-    def wake_ns(self) -> int | None:
-        return None
 
     def export(self) -> dict[str, Any]:
         return {"received_bytes": self.received_bytes, "eof": self._eof}
@@ -97,38 +94,23 @@ class DiscardStream:
         return service
 
 
-class ChargenStream:
+class ChargenStream(_UntilEof):
     """The endless pattern, as fast as the connection takes it; what is received is thrown away. State: one offset."""
 
     name = "chargen"
 
     def __init__(self) -> None:
+        super().__init__()
         self.sent_bytes = 0
-        self._eof = False
-
-    @property
-    def reading(self) -> bool:
-        return not self._eof
-
-    @property
-    def closing(self) -> bool:
-        return self._eof
 
     def received(self, data: bytes) -> None:
         """Thrown away (RFC 864)."""
-
-    def received_eof(self) -> None:
-        """The client's end of file ends the pattern: nobody else would."""
-        self._eof = True
 
     def output(self, limit: int) -> bytes | memoryview:
         return b"" if self._eof else chargen_slice(self.sent_bytes, min(limit, RING_SLICE_BYTES))
 
     def sent(self, count: int) -> None:
         self.sent_bytes += count
-
-    def wake_ns(self) -> int | None:
-        return None
 
     def export(self) -> dict[str, Any]:
         return {"sent_bytes": self.sent_bytes, "eof": self._eof}
