@@ -3,7 +3,8 @@
 `make test` spreads the tests over several processes (pytest-xdist). Three things keep that sound:
 
 - tests of a module whose fixtures are shared (scope module or class) stay together in one process;
-- a test marked ``alone`` measures, or looks at what all runs on this machine share: no other test runs meanwhile;
+- a test marked ``alone`` measures, or looks at what all runs on this machine share: no other test runs meanwhile, but
+  those that need neither root nor real parts, which take what processor time is left over;
 - of the tests that raise a whole testbed (marked ``testbed``, or in a module that calls `bench` as a user does) only so
   many run at a time: each keeps a processor busy, while most others wait for links and timers;
 - everything else works in directories, namespaces and processes of its own.
@@ -17,7 +18,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -59,13 +60,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _order(items: list[pytest.Item]) -> None:
-    """Tests that need the machine for themselves first, one after the other, so that the others wait but once; then
-    testbeds evenly among all else, so that there is always something to do beside them.
+    """Tests that need the machine for themselves first, one after the other, so that the others wait but once; what may
+    run beside them; then testbeds evenly among all else, so that there is always something to do beside them.
     """
     kinds = {True: [item for item in items if _raises_testbed(item)], False: []}
     kinds[False] = [item for item in items if not _raises_testbed(item)]
     place = {item: number / len(kind) for kind in kinds.values() for number, item in enumerate(kind)}
-    items.sort(key=lambda item: (item.get_closest_marker("alone") is None, place[item]))
+    items.sort(key=lambda item: (not _alone(item), not _light(item), place[item]))
+
+
+def _alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def _light(item: pytest.Item) -> bool:
+    """Whether a test disturbs none that measures when it gets only what the processors have left over."""
+    return not (_alone(item) or item.get_closest_marker("root") or _raises_testbed(item))
 
 
 def _raises_testbed(item: pytest.Item) -> bool:
@@ -77,7 +87,7 @@ def _raises_testbed(item: pytest.Item) -> bool:
 
 def _group(item: pytest.Item) -> str:
     """The tests that one process runs; empty when any process may run this one."""
-    if item.get_closest_marker("alone"):
+    if _alone(item):
         return "alone"
     definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public way
     scopes = {definition.scope for chain in definitions for definition in chain}
@@ -145,11 +155,28 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     turns = item.config.stash.get(_TURNS, None)
     if turns is None:
         return (yield)
-    turns.begin(alone=item.get_closest_marker("alone") is not None, testbed=_raises_testbed(item))
+    if _light(item):
+        with _leftovers():
+            return (yield)
+    turns.begin(alone=_alone(item), testbed=_raises_testbed(item))
     try:
         return (yield)
     finally:
-        turns.end(keep=nextitem is not None and nextitem.get_closest_marker("alone") is not None)
+        turns.end(keep=nextitem is not None and _alone(nextitem))
+
+
+@contextlib.contextmanager
+def _leftovers() -> Iterator[None]:
+    """Within, this process comes last at the processors. (Who is not root could not go back, and runs nothing else.)"""
+    if os.geteuid() != 0:
+        yield
+        return
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, priority)
 
 
 @pytest.fixture

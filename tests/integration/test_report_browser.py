@@ -21,7 +21,10 @@ from bench.report.html.report import report_page
 if CHROMIUM is None and os.environ.get("CI"):
     pytest.exit("CI must run every test, but this machine lacks chromium", returncode=1)
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (run `make setup` as root)")
+pytestmark = [
+    pytest.mark.testbed,  # as heavy as one
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (run `make setup` as root)"),
+]
 
 
 def keep(tmp_path: Path, name: str) -> Path:
