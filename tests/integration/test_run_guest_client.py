@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bench_runs import UNMEASURED, Bench, completed, flow_records, require_moved, settings
 
+from bench.analysis.flows import in_time_limit_ns
 from bench.records import STATUS_CORRUPT, load_records
 from bench.result import FlowResult, MigrationResult
 
@@ -93,10 +94,13 @@ def test_every_kind_of_the_guest_s_own_lives_through_two_migrations(run: Bench) 
 def test_the_outage_of_a_guest_that_asks_is_at_least_its_downtime(run: Bench) -> None:
     for migration in moved(run):
         for kind in ("tcp-request", "tcp-download", "tcp-upload", "udp-stream"):
-            outage_ns = flow(migration, f"own-{kind}").outage_ns
-            assert outage_ns is not None
+            own = flow(migration, f"own-{kind}")
+            assert own.outage_ns is not None
+            assert own.typical_gap_ns is not None
             assert migration.downtime_ns is not None
-            assert outage_ns >= migration.downtime_ns * 9 // 10
+            # A pause no longer than what such a flow waits anyway is no outage of it: see bench.analysis.flows.
+            unnoticed = own.outage_ns == 0 and migration.downtime_ns <= in_time_limit_ns(own.typical_gap_ns)
+            assert unnoticed or own.outage_ns >= migration.downtime_ns * 9 // 10, own
 
 
 @pytest.mark.parametrize("name", ["one-way", "own-udp-stream"])
