@@ -82,6 +82,8 @@ class DiskMover(Mover):
             text=True,
         )
         self.lab.stack.callback(self._end_writer)
+        # Its ARP request must not wait for a guest that is paused now and then: after three it gives up.
+        assert self.writer.stdout.readline() == "connected\n"
 
     def _end_writer(self) -> None:
         if self.writer.poll() is None:

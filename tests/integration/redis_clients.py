@@ -1,7 +1,7 @@
 """Programs for a client host: writers of the guest's store that remember what was acknowledged, and redis-benchmark.
 
     python redis_clients.py acknowledged ADDRESS     until SIGTERM; one line of JSON at the end
-    python redis_clients.py journal ADDRESS THINK    as that, with THINK seconds after each write
+    python redis_clients.py journal ADDRESS THINK    as that, THINK seconds after each; "connected" once it is
     python redis_clients.py benchmark ADDRESS        again and again until SIGTERM; one line of JSON for each time
 
 The standard library alone, because it runs with whatever Python the tests run with, in a namespace without a network
@@ -97,6 +97,7 @@ def journal(address: str, think_s: str) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     connection = Connection(address)
+    print("connected", flush=True)
     count, error = 0, ""
     while not stopping:
         try:

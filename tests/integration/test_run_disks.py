@@ -9,25 +9,31 @@ from bench_runs import QUICK, call, completed, dead_runs, events_of, require_mov
 
 pytestmark = pytest.mark.root
 
+GUEST_BYTES = 16 << 20
 SURROUNDED = """
 [calibration]
 enabled = false
 [guest]
 memory = "16MiB"
 store_memory = "4MiB"
-durable = true
-log_size = "4MiB"
 [guest.workload]
 rate = "2MiB/s"
 working_set = "4MiB"
-[[guest.disks]]
+[[guests]]
+durable = true
+log_size = "4MiB"
+disk_workload = { rate = "2MiB/s" }
+[[guests.disks]]
 format = "qcow2"
 size = "32MiB"
-[[guest.disks]]
+[[guests.disks]]
 kind = "local"
 size = "16MiB"
-[guest.disk_workload]
-rate = "2MiB/s"
+[[guests]]
+host = "h2"
+[[moves]]
+guest = "g1"
+destination = "h2"
 [hosts.default]
 cpu = 1.5
 memory = "1024MiB"
@@ -59,7 +65,11 @@ def test_a_run_with_disks_and_surroundings_is_proved_and_told(tmp_path: Path) ->
     assert told["limits"]["h1"]["cpu"] == 1.5
     assert told["limits"]["h2"]["memory"] == 1 << 30
     assert told["cross_traffic"][0]["reached_bps"] > 0
-    assert told["load"]["h2"] == {"cpu": 0.1, "memory": 0, "io": 0}
+    assert told["load"] == {"h2": {"cpu": 0.1, "memory": 0, "io": 0}}  # the destination, where another guest runs
+    assert told["load_measured"]["h2"]["cpu_processors"] > 0
+    assert set(result.environment["guests"]) == {"g1", "g2"}
+    assert told["limits"]["h2"]["memory_kills"] == 0
+    assert 2 * GUEST_BYTES < told["limits"]["h2"]["memory_peak"] <= told["limits"]["h2"]["memory"]
     assert told["script"][0]["applied"]["forward"]["rate_bps"] == 200_000_000
     names = [event.name for event in events_of(run.output)]
     steps = ["disks_drained", "storage_released", "storage_fenced", "storage_acquired", "storage_first_write"]
