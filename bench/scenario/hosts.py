@@ -33,9 +33,9 @@ class LoadSpec(Spec):
 class HostSpec(Spec):
     """One hypervisor: the guests, engines and load on it together, held to this by control groups.
 
-    ``cpu``: how many processors' worth of time they get, such as 0.5 or 2; 0 for no limit. ``memory``: of all of them;
-    0 for no limit. ``cores``: the processors of this machine that they may run on, such as ``[0]`` or ``[0, 1]``; none
-    for all. What this machine cannot hold them to is refused.
+    ``cpu``: how many processors' worth of time they get, such as 0.5 or 2; 0 for no limit. ``memory``: of all of them,
+    guests and 192 MiB for what runs them; 0 for no limit. ``cores``: the processors of this machine that they may run
+    on, such as ``[0]`` or ``[0, 1]``; none for all. What this machine cannot hold them to is refused.
 
     ``nic``: the speed of each of its cards, which both directions of what is plugged into it are held to, whatever the
     link allows; 0 for the link's. ``mtu``: of its cards and the switch ports at their other ends; 0 for the link's.
