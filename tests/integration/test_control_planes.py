@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_runs import Bench, call, events_of, require_moved, settings, started
+from bench_runs import PLAIN_LINKS, Bench, call, events_of, require_moved, settings, started
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.relay import reachable
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.root
 
 HUB = Path(__file__).parents[2] / "docs" / "examples" / "hub.py"
 QUICK = (
-    *("run.warmup=500ms", "run.settle=300ms", "run.predict=false", "calibration.enabled=false"),
+    *("run.warmup=500ms", "run.settle=300ms", "run.predict=false"),
+    *PLAIN_LINKS,
     'announce.sender="both"',
 )
 
@@ -136,7 +137,7 @@ def test_any_openflow_controller_and_any_app_can_be_brought_along(tmp_path: Path
             word: stack.enter_context(
                 started(
                     tmp_path / str(number),
-                    *settings(*QUICK, "links.default.delay=0ms"),
+                    *settings(*QUICK),
                     *("--controller", word, "--topo", "linear"),
                 )
             )

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bench_runs import Bench, settings, started
+from bench_runs import PLAIN_LINKS, Bench, settings, started
 
 from bench.clock import NS_PER_MS
 from bench.result import FlowResult, RunResult
@@ -15,7 +15,7 @@ from bench.scenario import load_scenario
 pytestmark = [pytest.mark.root, pytest.mark.alone]  # milliseconds of outages are told apart
 
 FIELD = Path(__file__).parents[2] / "scenarios" / "field"
-QUICK = ("calibration.enabled=false",)
+QUICK = (*PLAIN_LINKS, "run.predict=false")
 
 # Scenario -> the stage of the budget that its outage goes to, and how long that takes at least, in ms. What the guest
 # answers while it still knows the old gateway is lost, or waits in its kernel for the new one's address: the client

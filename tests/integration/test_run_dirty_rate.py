@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from bench_runs import UNMEASURED, WITHOUT_DELAY
+from bench_runs import PLAIN_LINKS
 
 from bench.series import read_series
 
@@ -44,7 +44,7 @@ def test_the_measured_rate_is_the_workloads(project, pattern, rate_mib):
 
 def test_a_list_of_modes_runs_one_after_the_other(project, tmp_path):
     output = tmp_path / "runs"
-    settings = ['migration.mode=["precopy", "precopy"]', *UNMEASURED, WITHOUT_DELAY, "run.settle=200ms"]
+    settings = ['migration.mode=["precopy", "precopy"]', *PLAIN_LINKS, "run.settle=200ms"]
     arguments = [word for setting in settings for word in ("--set", setting)]
     done = bench(project, "run", "smallest", *arguments, "-o", str(output))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr

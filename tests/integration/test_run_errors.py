@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench_runs import UNMEASURED, Bench, settings, started
+from bench_runs import PLAIN_LINKS, Bench, settings, started
 
 from bench.result import FlowResult
 from bench.timeline import Timeline
@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     directory = tmp_path_factory.mktemp("errors")
     scenario = directory / "errors.toml"
     scenario.write_text(SCENARIO)
-    with started(directory, *settings(*UNMEASURED), scenario=scenario) as bench:
+    with started(directory, *settings(*PLAIN_LINKS), scenario=scenario) as bench:
         bench.wait()  # with dead flows it need not be 0
     return bench
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench_runs import UNMEASURED, Bench, completed, flow_records, require_moved, settings
+from bench_runs import PLAIN_LINKS, Bench, completed, flow_records, require_moved, settings
 
 from bench.analysis.flows import in_time_limit_ns
 from bench.records import STATUS_CORRUPT, load_records
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     directory = tmp_path_factory.mktemp("own")
     scenario = directory / "own.toml"
     scenario.write_text(SCENARIO)
-    return completed(directory, *settings(*UNMEASURED), scenario=scenario)
+    return completed(directory, *settings(*PLAIN_LINKS), scenario=scenario)
 
 
 def moved(run: Bench) -> list[MigrationResult]:

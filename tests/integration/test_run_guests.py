@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from bench_runs import (
+    PLAIN_LINKS,
     QUICK,
-    UNMEASURED,
     Bench,
     completed,
     dead_runs,
@@ -55,7 +55,7 @@ def require_served(result: RunResult) -> None:
 @pytest.fixture(scope="module")
 def crossing(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     more = ("run.repeat=2", "run.pause_between=100ms", "guest.memory=24MiB", "run.capture=true", "moves.1.start=0ms")
-    return completed(tmp_path_factory.mktemp("crossing"), *settings(*UNMEASURED, *more), scenario="crossing")
+    return completed(tmp_path_factory.mktemp("crossing"), *settings(*PLAIN_LINKS, *more), scenario="crossing")
 
 
 def test_guests_cross_and_come_back_with_identical_memory(crossing: Bench) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench_runs import UNMEASURED, Bench, completed, flow_records, lines_of_json, require_moved, settings
+from bench_runs import PLAIN_LINKS, Bench, completed, flow_records, lines_of_json, require_moved, settings
 from test_run_smallest import require_budgets
 
 from bench.result import RunResult
@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     directory = tmp_path_factory.mktemp("repeat")
     scenario = directory / "repeat.toml"
     scenario.write_text(SCENARIO)
-    return completed(directory, *settings(*UNMEASURED), scenario=scenario)
+    return completed(directory, *settings(*PLAIN_LINKS), scenario=scenario)
 
 
 @pytest.fixture(scope="module")
