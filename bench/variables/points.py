@@ -15,7 +15,7 @@ QUICK: Final = (
     "run.settle=100ms",
     "run.pause_between=100ms",
     "run.watch_switches=false",
-    'controller.app="standalone"',
+    'controller.app="bridge"',
     'announce={schedule="custom", rounds=3, initial="50ms", step="50ms"}',
     'clients=[{kind="udp-echo", interval="1ms"}]',
 )
