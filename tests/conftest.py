@@ -25,6 +25,7 @@ from typing import IO
 import pytest
 
 TESTBEDS = (os.cpu_count() or 1) + 1
+TESTBEDS_AHEAD = 0.6
 ROOT = Path(__file__).resolve().parent.parent
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests that press Ctrl-C
@@ -66,6 +67,8 @@ def _order(items: list[pytest.Item]) -> None:
     kinds = {True: [item for item in items if _raises_testbed(item)], False: []}
     kinds[False] = [item for item in items if not _raises_testbed(item)]
     place = {item: number / len(kind) for kind in kinds.values() for number, item in enumerate(kind)}
+    for item in kinds[True]:
+        place[item] *= TESTBEDS_AHEAD  # they take longest: the last to end are better short ones
     items.sort(key=lambda item: (not _alone(item), not _light(item), place[item]))
 
 
