@@ -169,7 +169,9 @@ def require_cost(guest, cost, pattern, settings):
         assert cost["compression"]["saved_bytes"] > 0
         assert cost["compression"]["cpu_ns"] > 0
         assert cost["unpacking"]["cpu_ns"] > 0
-    if "delta_cache" in settings and settings["mode"] == "precopy" and pattern in ("sequential", "hotset"):
+    # Whoever writes all in turn comes back to a page only after a small cache has given it up.
+    kept = pattern == "hotset" or (pattern == "sequential" and settings.get("delta_cache") == "64MiB")
+    if "delta_cache" in settings and settings["mode"] == "precopy" and kept:
         assert cost["delta"]["saved_bytes"] > 0
         assert cost["delta"]["cpu_ns"] > 0
         assert cost["unpacking"]["cpu_ns"] > 0
