@@ -41,8 +41,7 @@ Piece: TypeAlias = memoryview | Stretch
 
 def views_of(parts: Sequence[Part]) -> list[memoryview]:
     """The bytes of *parts*, without those that are empty."""
-    views = [part.view if isinstance(part, Stretch) else memoryview(part).cast("B") for part in parts]
-    return [view for view in views if view.nbytes]
+    return [piece.view if isinstance(piece, Stretch) else piece for piece in pieces_of(parts)]
 
 
 def pieces_of(parts: Sequence[Part]) -> list[Piece]:
