@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -64,11 +65,11 @@ def _order(items: list[pytest.Item]) -> None:
     """Tests that need the machine for themselves first, one after the other, so that the others wait but once; what may
     run beside them; then testbeds evenly among all else, so that there is always something to do beside them.
     """
-    kinds = {True: [item for item in items if _raises_testbed(item)], False: []}
-    kinds[False] = [item for item in items if not _raises_testbed(item)]
-    place = {item: number / len(kind) for kind in kinds.values() for number, item in enumerate(kind)}
-    for item in kinds[True]:
-        place[item] *= TESTBEDS_AHEAD  # they take longest: the last to end are better short ones
+    testbeds = [item for item in items if _raises_testbed(item)]
+    others = [item for item in items if not _raises_testbed(item)]
+    place = {item: number / len(others) for number, item in enumerate(others)}
+    # They take longest: the last to end are better short ones.
+    place |= {item: TESTBEDS_AHEAD * number / len(testbeds) for number, item in enumerate(testbeds)}
     items.sort(key=lambda item: (not _alone(item), not _light(item), place[item]))
 
 
@@ -82,10 +83,13 @@ def _light(item: pytest.Item) -> bool:
 
 
 def _raises_testbed(item: pytest.Item) -> bool:
-    if item.get_closest_marker("testbed"):
-        return True
-    module = vars(getattr(item, "module", None) or object)
-    return any(getattr(value, "__module__", "") == "bench_runs" for value in module.values())
+    return item.get_closest_marker("testbed") is not None or _calls_bench(getattr(item, "module", None))
+
+
+@functools.cache
+def _calls_bench(module: object) -> bool:
+    """Whether a test module has something of bench_runs."""
+    return any(getattr(value, "__module__", "") == "bench_runs" for value in vars(module or object).values())
 
 
 def _group(item: pytest.Item) -> str:
