@@ -32,6 +32,7 @@ from bench.guest.announcer import Announcement, Announcer, Chatter, Send
 from bench.guest.cards import GuestCards
 from bench.guest.clients.outbound import prepare
 from bench.guest.config import GuestConfig
+from bench.guest.device_parts import DeviceParts, decode_own
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import GuestDisks, NoDisks
 from bench.guest.journal import Journal
@@ -262,27 +263,11 @@ class ProcessGuest:
         return self._lease.read().owner
 
     def _dump(self, sockets: Sockets, registers: list[dict[str, Any]]) -> DeviceState:
-        lease = self._lease.read()
-        config = self._config
-        if lease.owner != config.lease_me:
-            raise GuestError(f"the lease belongs to {lease.owner!r}, not to {config.lease_me!r}")
+        lease, me = self._lease.read(), self._config.lease_me
+        if lease.owner != me:
+            raise GuestError(f"the lease belongs to {lease.owner!r}, not to {me!r}")
         self._generation = lease.generation
-        streams, datagrams = sockets.dump()
-        return DeviceState(
-            name=config.name,
-            memory_bytes=config.memory_bytes,
-            mac=config.mac,
-            address=config.address,
-            owner=lease.owner,
-            generation=lease.generation,
-            registers=tuple(registers),
-            neighbours=self._wired_port().neighbours(),
-            streams=streams,
-            datagrams=datagrams if config.keep_unread else (),
-            counters=sockets.counters(),
-            flows=sockets.outbound.dump(),
-            disks=self._disks.export(),
-        )
+        return self._parts(sockets).dump(registers, lease.generation)
 
     def _run_again(self) -> None:
         """At the source, as if nothing had happened. Each step whatever became of the ones before it."""
@@ -304,26 +289,15 @@ class ProcessGuest:
         :raises GuestError: when the state is broken or not this guest's; nothing is restored then.
         """
         self._need(State.SKELETON)
-        config = self._config
-        state = device_state.decode(blob)
-        same = (state.name, state.memory_bytes, state.mac, state.address, len(state.registers))
-        if same != (config.name, config.memory_bytes, config.mac, config.address, config.vcpus):
-            raise GuestError(f"device state: of guest {state.name!r} {same[1:]}, which is another one")
+        state = decode_own(blob, self._config)
         self._open_sockets(Store.open(self._store_region()))
         assert self._sockets is not None
         try:
-            self._wired_port().set_neighbours(state.neighbours)
-            self._sockets.outbound.restore(state.flows)
-            self._sockets.restore(state.streams, state.datagrams, state.counters)
-            for vcpu, registers in zip(self._vcpus, state.registers, strict=True):
-                vcpu.load(registers, Deadline(_VCPU_NS))
-        except BaseException as error:
+            self._parts(self._sockets).restore(state)
+        except BaseException:
             self._sockets.close()
             self._sockets = None
-            if isinstance(error, OSError):
-                raise GuestError(f"device state: {error}") from error
             raise
-        self._disks.load(state.disks)
         self._generation = state.generation
         self._owner = state.owner
         self.state = State.LOADED
@@ -458,6 +432,9 @@ class ProcessGuest:
     def _wired_port(self) -> GuestCards:
         assert self._port is not None
         return self._port
+
+    def _parts(self, sockets: Sockets) -> DeviceParts:
+        return DeviceParts(self._config, self._wired_port(), sockets, self._vcpus, self._disks)
 
     def _store_region(self) -> memoryview:
         return self._memory.view[self._config.memory_bytes - self._config.store_bytes :]
