@@ -12,7 +12,7 @@ from bench.clock import NS_PER_MS
 from bench.result import FlowResult, RunResult
 from bench.scenario import load_scenario
 
-pytestmark = [pytest.mark.root, pytest.mark.alone]  # milliseconds of outages are told apart
+pytestmark = pytest.mark.root
 
 FIELD = Path(__file__).parents[2] / "scenarios" / "field"
 QUICK = (*PLAIN_LINKS, "run.predict=false")
@@ -99,6 +99,7 @@ def test_a_bond_takes_a_rarp_for_a_reflection_and_obeys_a_gratuitous_arp(tmp_pat
     assert lost["cured"] < 15 < lost["sick"], lost
 
 
+@pytest.mark.alone  # rounds of the revalidator are told apart
 def test_the_fdb_flaps_back_after_a_single_rarp(tmp_path: Path) -> None:
     sick, cured = pair(tmp_path, "fdb-flap", "run.repeat=5")
     flapped = [max(switch.flapped for switch in migration.relearn.switches) for migration in sick.result().migrations]
