@@ -16,6 +16,7 @@ from guest_lab import GUEST_IP, Namespace, lab
 from guest_mover import MIB, Mover, settle_bridges
 
 from bench.clock import NS_PER_S, Deadline, wait_until
+from bench.errors import DeadlineError
 from bench.storage.images import DiskSpec
 from bench.storage.reader import read_disk
 from bench.storage.server_client import StorageServer
@@ -115,7 +116,11 @@ class DiskMover(Mover):
             return self.control.stats()["disks"]["disks"]["vda"]["workload"]
 
         writes = workload()["writes"] + 32  # more than are ever under way
-        wait_until(lambda: workload()["writes"] >= writes, Deadline(20 * NS_PER_S), "the disk is written to")
+        try:
+            wait_until(lambda: workload()["writes"] >= writes, Deadline(20 * NS_PER_S), "the disk is written to")
+        except DeadlineError as error:
+            servers = {name: server.stats() for name, server in self.servers.items()}
+            raise AssertionError(f"{error}: the guest: {self.control.stats()['disks']}; servers: {servers}") from error
         assert workload()["wrong_reads"] == workload()["failed"] == 0
 
     def proved(self) -> dict:
