@@ -284,9 +284,11 @@ class Export:
         return self._begun_ns + STALL_NS if connecting and not self.fenced else None
 
     def on_time(self) -> None:
-        """Time to try again."""
+        """Time to tell what is done, or to try again."""
         if self._finished:
             self._settle()
+            if self._handle is not None and self._lost():
+                self._again()  # found out by sending: its socket, closed by now, tells nobody
         elif self._generation is not None:
             self._connect()
 

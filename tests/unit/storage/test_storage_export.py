@@ -1,6 +1,7 @@
 """A disk's connection, over a libnbd whose answers come when the test says so."""
 
 import contextlib
+import errno
 import socket
 import sys
 import types
@@ -22,7 +23,10 @@ class Code:
 
 
 class Handle:
-    """:ivar ready: whether the handshake is over; *servers* are what each handle's server is called, in turn."""
+    """:ivar ready: whether the handshake is over; *servers* are what each handle's server is called, in turn.
+
+    :ivar dead: the connection is gone; *reset* lets the next write find that out.
+    """
 
     made: list
     servers: list
@@ -31,7 +35,7 @@ class Handle:
     def __init__(self):
         self.made.append(self)
         self.sock = socket.socket()
-        self.ready = False
+        self.ready = self.dead = self.reset = False
         self.calls = []
         self.server = self.servers[min(len(self.made), len(self.servers)) - 1]
 
@@ -47,11 +51,13 @@ class Handle:
         return self.ready
 
     def aio_is_dead(self):
-        return False
+        return self.dead
 
     aio_is_closed = aio_is_dead
 
     def aio_get_fd(self):
+        if self.dead:
+            raise Error
         return self.sock.fileno()
 
     def aio_get_direction(self):
@@ -70,6 +76,9 @@ class Handle:
         del flags
         self.calls.append((offset, bytes(buffer)))
         self.completion = completion
+        if self.reset:  # libnbd: "command queued, ignoring state machine failure"
+            self.dead = True
+            completion(Code(errno.ENOTCONN))
 
 
 @pytest.fixture
@@ -134,3 +143,19 @@ def test_the_same_server_is_not_told_again(nbd):
     export.open(2)
     assert nbd.made[1].calls == []
     assert export.connected
+
+
+def test_a_connection_that_breaks_while_something_is_sent_is_made_anew(nbd):
+    """Its socket is closed then: no event of it would ever tell."""
+    export = Export(("h", 1), "g", "vda", "h1")
+    export.open(1)
+    nbd.made[0].reset = True
+    told = []
+    export.submit(write(0, 7, told))
+    for _ in range(2):  # it is told, it tries again
+        assert export.due_ns() is not None
+        export.on_time()
+    assert export.connected
+    assert nbd.made[1].calls == [(0, bytes([7] * 512))]
+    finish(export, nbd.made[1])
+    assert told == [0]
