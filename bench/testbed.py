@@ -24,7 +24,7 @@ from bench.guest.port import port_interface
 from bench.guests import BRIDGE, Guests, for_interface
 from bench.host import firewall
 from bench.host.commands import describe_status, run
-from bench.host.kernel import set_sysctls, switch_ipv6_off
+from bench.host.kernel import reserve_ports, set_sysctls, switch_ipv6_off
 from bench.link.calibrate import Endpoint, calibrate
 from bench.link.impairment import DEFAULT_MTU, Direction, from_spec
 from bench.link.links import BenchLink, LinkFactory
@@ -183,6 +183,7 @@ class Testbed:
 
     def _make_hypervisor(self, name: str) -> Hypervisor:
         host = self.net[name]
+        self._reserve_ports(host.pid)  # before anything connects from there
         uplink = str(host.defaultIntf())
         address = f"{self.plan.addresses[name]}/{self.plan.prefix_length}"
         batch = [
@@ -204,6 +205,10 @@ class Testbed:
         own = self.plan.addresses[name]
         apart = (str(card.IP()) for card in _cards_apart(host) if card.params["network"] == MIGRATION)
         return Hypervisor(name, host.pid, uplink, own, next(apart, own))
+
+    def _reserve_ports(self, pid: int) -> None:
+        """For the engines' listeners, which have a port for each guest."""
+        reserve_ports(self.scenario.migration.port, len(self.scenario.guests), pid)
 
     def _set_up_hosts(self) -> None:
         """Kernel parameters of the hosts that are no hypervisors, and the routers' firewalls."""
@@ -242,6 +247,8 @@ class Testbed:
         self._of_guests = contextlib.ExitStack()
         self.guests.forget_all()
         self.scenario, self.plan = scenario, plan
+        for host in self.hypervisors.values():
+            self._reserve_ports(host.pid)
         self.storage = Storage(scenario, plan, self.directory)
         self.guests = Guests(scenario, plan, self.directory, self._of_guests, self.storage)
         factory = self._require_factory()

@@ -126,6 +126,18 @@ def _set_sysctl(name: str, value: str | int) -> bool:
     return True
 
 
+def reserve_ports(first: int, count: int, netns_pid: int | None = None) -> bool:
+    """Keep the kernel from giving *count* ports from *first* to connections that ask for any: a listener that wants
+    one of these later would find it in use as long as such a connection lives, and for a minute after its end
+    (TIME_WAIT), SO_REUSEADDR or not, because the connection's own socket did not ask for that.
+
+    Replaces what was reserved there before (ip-sysctl.rst, ``ip_local_reserved_ports``; of each network namespace).
+
+    :returns: False where this kernel does not let us: then that may happen, rarely, and the listener says so.
+    """
+    return not set_sysctls({"net.ipv4.ip_local_reserved_ports": f"{first}-{first + count - 1}"}, netns_pid)
+
+
 def switch_ipv6_off(netns_pid: int | None = None) -> None:
     """No IPv6 in a network namespace, also on interfaces that come later; nothing to do on a kernel without it.
 

@@ -19,13 +19,14 @@ from forking import forking
 
 from bench.clock import NS_PER_S, Deadline
 from bench.guest.client import GuestControl, guest_command
-from bench.host.kernel import CLONE_NEWNET, set_interface_up, set_sysctls, unshare
+from bench.host.kernel import CLONE_NEWNET, reserve_ports, set_interface_up, set_sysctls, unshare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUEST_IP = "10.0.1.1"
 GUEST_MAC = "02:00:00:00:01:01"
 CLIENT_IP = "10.0.0.101"
 MEMORY_BYTES = 16 << 20
+MIGRATION_PORT = 49152
 FLOWS = Path(__file__).with_name("guest_flows.py")
 
 
@@ -66,6 +67,7 @@ def _hold_namespace(until: int, says: int) -> NoReturn:
             os.closerange(begin, end)
         unshare(CLONE_NEWNET)
         set_sysctls({"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1})
+        reserve_ports(MIGRATION_PORT, 1)
         set_interface_up("lo")
         os.write(says, b"!")
         os.read(until, 1)

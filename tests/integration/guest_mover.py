@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from guest_lab import ANNOUNCE, Lab, lab
+from guest_lab import ANNOUNCE, MIGRATION_PORT, Lab, lab
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import BenchError
@@ -69,7 +69,7 @@ class Mover:
             bridge="br0",
             lease_path=self.lab.lease,
             address=f"10.0.0.{there[1:]}",
-            port=49152,
+            port=MIGRATION_PORT,
             migration={**SETTINGS, **changes},
             announce=ANNOUNCE,
             events_directory=directory,

@@ -49,6 +49,8 @@ def test_a_person_at_the_shell(tmp_path: Path) -> None:
         shell.expect("c1 h1 h2")
         shell.type("c1 ip -br link\n")
         shell.expect("c1-eth0")
+        shell.type("h1 sysctl -n net.ipv4.ip_local_reserved_ports\n")  # where migrations come in, kept from others
+        shell.expect("49152")
         shell.expect(PROMPT)
         shell.type("watch off\nguests\n")  # the guest runs on where it was
         shell.expect("g1 is at h2")
