@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import re
 import select
 import socket
 import struct
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import round_trips_ms
 
 import topologies
 from bench.clock import NS_PER_S, Deadline, wait_until
-from bench.host.commands import run
 from bench.host.controller import ControllerProcess
 from bench.host.ovs import OpenVSwitch
 from bench.host.sandbox import call_in_sandbox
@@ -125,10 +124,8 @@ def ping_everyone(net: Any, _events: Path) -> dict[str, int]:
     for first in net.hosts:
         for second in net.hosts:
             if first is not second:
-                argv = ["ping", "-n", "-c", "2", "-i", "0.02", "-W", "5", second.IP()]
-                done = run(argv, deadline=Deadline(LONG), netns_pid=first.pid, check=False)
-                answers = re.search(r"(\d+) received", done.stdout)
-                lost[f"{first.name}-{second.name}"] = 2 - int(answers[1] if answers else 0)
+                answered = round_trips_ms(first.pid, second.IP(), 2)
+                lost[f"{first.name}-{second.name}"] = 2 - len(answered)
     return lost
 
 

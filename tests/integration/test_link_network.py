@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import round_trips_ms
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import ControllerError, LinkError
@@ -54,11 +55,9 @@ class Pair:
     def run(self, pid: int | None, *argv: str, check: bool = True) -> str:
         return run(argv, deadline=Deadline(60 * NS_PER_S), netns_pid=pid, check=check).stdout
 
-    def ping(self, count: int, *options: str) -> list[float]:
+    def ping(self, count: int) -> list[float]:
         """Round trips in ms."""
-        argv = ["ping", "-c", str(count), "-i", "0.005", "-W", "2", *options, ADDRESSES[1]]
-        text = self.run(self.pids[0], *argv, check=False)
-        return [float(line.rsplit("time=", 1)[1].split()[0]) for line in text.splitlines() if "time=" in line]
+        return list(round_trips_ms(self.pids[0], ADDRESSES[1], count, every_ms=5).values())
 
     def iperf(self, *options: str) -> dict[str, Any]:
         server = spawn(["iperf3", "-s", "-1"], netns_pid=self.pids[1], log=self.log / "iperf3.log")
