@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -22,6 +23,8 @@ from bench.units import format_duration
 
 WAIT_NS: Final = 15 * NS_PER_S
 _TRY_NS: Final = 500 * NS_PER_MS
+AGAIN_NS: Final = 50 * NS_PER_MS
+"""From one try to the next at least: where there is no route, or a port is shut, a connection fails at once."""
 _NOBODY: Final = 1  # tcpmux (RFC 1078), which no host of a testbed serves
 
 Pair = tuple[str, str]
@@ -40,6 +43,7 @@ def wait_reachable(
     deadline = Deadline(wait_ns)
     missing = dict.fromkeys(pairs, "")
     while missing:
+        again = Deadline(AGAIN_NS)
         missing = _try({pair: (hosts[pair[0]][0], hosts[pair[1]][1]) for pair in missing})
         if missing and deadline.expired:
             here, there = first = next(pair for pair in pairs if pair in missing)
@@ -49,6 +53,8 @@ def wait_reachable(
                 f"{missing[first]}, tried for {format_duration(wait_ns)}{more}",
                 "see whether it serves every switch (broadcasts of ARP, and frames in both directions)",
             )
+        if missing:
+            time.sleep(again.remaining_s)  # nothing tells when a network has become ready
 
 
 def _try(wanted: Mapping[Pair, tuple[int, str]]) -> dict[Pair, str]:
