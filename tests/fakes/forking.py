@@ -1,8 +1,9 @@
-"""`python -m MODULE` as a fork of this process instead of a new interpreter: the same code, without its start.
+"""`python -m MODULE`, or `bench`, as a fork of this process: the same code, without the start of an interpreter.
 
-A migration starts four Python processes, and their starting costs ten times what moving a small guest does. Tests of
-many migrations import the modules once and fork. The child gets what :class:`subprocess.Popen` would have given it: its
-descriptors, environment, session and namespace; only its memory begins as a copy of this process's.
+A migration starts four Python processes, and their starting costs ten times what moving a small guest does; `bench run`
+needs a second of a processor before it begins. Tests of many migrations or runs import the modules once and fork. The
+child gets what :class:`subprocess.Popen` would have given it: its descriptors, environment, session and namespace; only
+its memory begins as a copy of this process's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench.host.kernel import CLONE_NEWNET, setns
@@ -86,22 +87,41 @@ def popen(args: Sequence[str], **options: Any) -> Any:
     piped = subprocess.PIPE in (options.get("stdin"), options.get("stdout"), options.get("stderr"))
     if words[:2] != [sys.executable, "-m"] or piped:
         return _Popen(args, **options)
+
+    def run() -> None:
+        sys.modules.pop(words[2], None)  # as it is when an interpreter starts with it
+        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+
+    return _forked(words[2:], run, options, netns_pid)
+
+
+def start_bench(args: Sequence[str], **options: Any) -> Forked:
+    """`bench` with these arguments; *options* are those of :class:`subprocess.Popen`, stdout and stderr given as files.
+
+    Only ``/proc/PID/cmdline`` is another one, and that of what `bench` forks; what it executes has its own.
+    """
+    import bench.cli
+    import bench.runner
+
+    return _forked(["bench", *map(str, args)], bench.cli.main, options)
+
+
+def _forked(argv: Sequence[str], run: Callable[[], None], options: dict[str, Any], netns_pid: str = "") -> Forked:
     pid = os.fork()
     if pid:
-        return Forked(pid, words)
+        return Forked(pid, argv)
     status = 70
     try:
         gc.freeze()  # what this copy holds of its parent's must not be taken apart here
         _become(netns_pid, options)
-        sys.argv = words[2:]
-        sys.modules.pop(words[2], None)  # as it is when an interpreter starts with it
+        sys.argv = list(argv)
         # pytest rewrites the modules of a package that brings a plugin, which ours does, and its loader has no code for
         # runpy; a new interpreter has no such thing.
         sys.meta_path[:] = [
             finder for finder in sys.meta_path if type(finder).__module__ != "_pytest.assertion.rewrite"
         ]
         warnings.resetwarnings()
-        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        run()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)

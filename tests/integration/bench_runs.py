@@ -8,9 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import forking
 
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.errors import HostError
@@ -65,7 +68,7 @@ class Bench:
     :param seen: every process of its that was seen, by pid and start time.
     """
 
-    child: subprocess.Popen[bytes]
+    child: forking.Forked
     directory: Path
     output: Path
     seen: set[tuple[int, int]] = field(default_factory=set)
@@ -181,9 +184,8 @@ def started(
     directory.mkdir(parents=True, exist_ok=True)
     output = directory / "result"
     with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
-        child = subprocess.Popen(
-            [BENCH, "run", str(scenario), *arguments, "-o", output],
-            stdin=subprocess.DEVNULL,
+        child = forking.start_bench(
+            ["run", str(scenario), *arguments, "-o", str(output)],
             stdout=stdout,
             stderr=stderr,
             env={**os.environ, **(env or {})},
@@ -206,15 +208,22 @@ def completed(directory: Path, *arguments: str, scenario: str | Path = "smallest
 
 def call(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Any other ``bench`` command, to its end."""
-    return subprocess.run(
-        [BENCH, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONG_NS / NS_PER_S,
-        env={**os.environ, **(env or {})},
-        check=False,
-    )
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        child = forking.start_bench(
+            [str(argument) for argument in arguments],
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **(env or {})},
+        )
+        try:
+            status = child.wait(LONG_NS / NS_PER_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise
+        for file in (stdout, stderr):
+            file.seek(0)
+        return subprocess.CompletedProcess(child.args, status, stdout.read(), stderr.read())
 
 
 def events_of(output: Path) -> list[Event]:
