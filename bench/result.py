@@ -22,7 +22,7 @@ MAX_RESULT_BYTES = 256 << 20
 class Part(BaseModel):
     """Base of the parts of a result."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class PhaseResult(Part):
@@ -384,7 +384,7 @@ class RunResult(MigrationResult):
     trust: Trust = Trust()
     expectations: list[ExpectationResult] = Field(default_factory=list)
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, defer_build=True)
 
     def write(self, directory: Path) -> Path:
         """Write ``result.json`` into *directory*; returns its path."""

@@ -54,4 +54,4 @@ def parse_keepalive(text: str) -> tuple[int, int, int]:
 class Spec(BaseModel):
     """Base of all specs: frozen, no unknown keys, no silent conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, defer_build=True)
