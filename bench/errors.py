@@ -11,6 +11,7 @@
     +-- LinkError                 an impairment could not be applied, or calibration missed its tolerance
     +-- MemoryTrackingError       userfaultfd, pagemap
     +-- StorageError              a disk, its image, its server or the right to write it
+    |   +-- DiskError             an image or device that was asked for cannot be had: missing, in use, broken, no space
     +-- GuestError                a guest refused or failed a command
     +-- MigrationError            a migration could not be started (one that fails is a *result*)
     |   +-- WireError             a peer sent something that the wire format does not allow
@@ -93,6 +94,12 @@ class MemoryTrackingError(BenchError):
 
 class StorageError(BenchError):
     """A disk image, the server of it, or the right to write it."""
+
+
+class DiskError(StorageError):
+    """A disk that was asked for cannot be had, and nothing has used it yet."""
+
+    exit_code = 2
 
 
 class GuestError(BenchError):

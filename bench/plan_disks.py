@@ -55,21 +55,24 @@ def _made_bytes(disk: DiskSpec, sizes: Mapping[str, int]) -> int:
 def _check_images(scenario: Scenario, guests: Sequence[GuestSpec], where: str) -> dict[str, int]:
     """:returns: image -> its size in bytes. :raises ScenarioError: one cannot be used."""
     sizes: dict[str, int] = {}
-    seen: dict[Path, str] = {}
+    seen: dict[tuple[int, int], str] = {}
     for guest in guests:
         for number, disk in enumerate(guest.disks):
             if disk.image is None:
                 continue
             key = key_of(scenario, guest, f"disks.{number}.image")
             path = Path(disk.image).resolve()
-            if path in seen:
-                raise ScenarioError(where, key, disk.image, f"an image that no other disk uses, as {seen[path]} does")
-            seen[path] = key
             try:
                 size_bytes = sizes[disk.image] = images.check_existing(path, disk.kind, disk.format)
             except StorageError as error:
                 remedy = error.remedy or "an image that is there, of the disk's format, and free"
                 raise ScenarioError(where, key, disk.image, f"{remedy} ({error.message})") from None
+            other = seen.setdefault(images.identity(path), key)
+            if other != key:
+                raise ScenarioError(where, key, disk.image, f"an image that no other disk uses, as {other} does")
+            if "size" in disk.model_fields_set and disk.size != size_bytes:
+                its = f"{size_bytes} bytes, the image's own, or none beside an image"
+                raise ScenarioError(where, key_of(scenario, guest, f"disks.{number}.size"), disk.size, its)
             least = guest.log_size if guest.durable and number == 0 else 0
             if size_bytes <= least:
                 raise ScenarioError(where, key, f"{size_bytes} bytes", f"more than the log's {least} bytes")

@@ -17,7 +17,8 @@ class DiskSpec(Spec):
 
     ``kind``: ``shared`` is an image on the storage host, ``pass-through`` a whole block device there, reserved for one
     hypervisor at a time, ``local`` an image on the guest's hypervisor, copied to the destination while the guest runs.
-    Without ``image`` (a file, or the block device) one of ``size`` is made for the run and goes with it.
+    Without ``image`` (a file, or the block device) one of ``size`` is made for the run and goes with it. An image is
+    written to, and stays.
     """
 
     kind: Literal["shared", "pass-through", "local"] = "shared"

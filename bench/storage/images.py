@@ -6,6 +6,7 @@ Formats are those of qemu-img: ``raw``, ``qcow2``, ``vhd`` (which qemu calls vpc
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,10 @@ from bench.host.commands import run
 
 COMMAND_NS: Final = 60 * NS_PER_S
 FORMATS: Final[Mapping[str, str]] = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
+CHECKED: Final = ("qcow2", "vhdx")
+"""Formats that `qemu-img check` knows."""
+_CHECK_BYTES: Final = 64 << 20  # of what it says: a line for each cluster that is wrong
+_LEAKS: Final = 3  # its exit status: leaked clusters alone, see qemu-img(1)
 SPARE_BYTES: Final = 16 << 20  # left free beside a new image
 KINDS: Final = ("shared", "pass-through", "local")
 
@@ -101,22 +106,23 @@ def inspect(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """The same for every name of one image (links of both kinds) or device. :raises OSError: there is none."""
+    found = path.stat()
+    return (0, found.st_rdev) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
+
+
 def check_existing(path: Path, kind: str, wanted: str) -> int:
     """An image or device that is to be used. :returns: its virtual size in bytes.
 
-    :raises StorageError: it is missing, of another format, in use, or no block device for a pass-through disk.
+    :raises StorageError: it is missing, of another format, in use, broken, or no block device for a pass-through disk.
     """
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", "name an image that is there, or give a size") from error
     if kind == "pass-through":
-        if not stat.S_ISBLK(mode):
-            raise StorageError(f"{path}: no block device, which a pass-through disk is", 'use kind = "shared"')
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)  # refused while it is mounted or held
-        except OSError as error:
-            raise StorageError(f"{path}: the device is in use or refused: {error.strerror}") from error
+        fd = reserve(path)
         try:
             return os.lseek(fd, 0, os.SEEK_END)
         finally:
@@ -130,12 +136,54 @@ def check_existing(path: Path, kind: str, wanted: str) -> int:
         raise StorageError(f"{path}: the image is {named}, not {wanted}", f'use format = "{named}"')
     if found.get("backing-filename"):
         raise StorageError(f"{path}: the image has a backing file, which does not move with it", "flatten it")
+    _require_free(path, actual)
+    _require_whole(path, wanted)
+    return int(found["virtual-size"])
+
+
+def reserve(path: Path) -> int:
+    """A block device for its caller alone, as long as the descriptor that is returned is open: whoever else asks so is
+    refused then, this way or by mounting it.
+
+    :raises StorageError: it is no block device, or mounted or held.
+    """
+    try:
+        if not stat.S_ISBLK(path.stat().st_mode):
+            raise StorageError(f"{path}: no block device, which a pass-through disk is", 'use kind = "shared"')
+        return os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)  # open(2): of block devices alone, without O_CREAT
+    except OSError as error:
+        remedy = "a device that is neither mounted nor another run's" if error.errno == errno.EBUSY else ""
+        raise StorageError(f"{path}: the device is in use or refused: {error.strerror}", remedy) from error
+
+
+def _require_free(path: Path, qemu_format: str) -> None:
+    """:raises StorageError: another process has the image."""
     try:
         # The image server takes the same lock: it says now whether another one has the image.
-        run(["qemu-io", "-f", actual, "-c", "quit", str(path)], deadline=Deadline(COMMAND_NS))
+        run(["qemu-io", "-f", qemu_format, "-c", "quit", str(path)], deadline=Deadline(COMMAND_NS))
     except CommandError as error:
-        raise StorageError(f"{path}: the image is in use by another guest, or broken: {error}") from error
-    return int(found["virtual-size"])
+        if "lock" in error.message:
+            raise StorageError(
+                f"{path}: the image is in use by another guest, which holds qemu's lock on it",
+                "an image that nobody else uses",
+            ) from error
+        raise StorageError(f"{path}: the image cannot be opened to write: {error}") from error
+
+
+def _require_whole(path: Path, wanted: str) -> None:
+    """:raises StorageError: its own tables say that it is broken; clusters that nobody uses any more are no matter."""
+    if wanted not in CHECKED:
+        return
+    command = ["qemu-img", "check", "-q", "-f", FORMATS[wanted], str(path)]
+    try:
+        status = run(command, deadline=Deadline(COMMAND_NS), check=False, max_output_bytes=_CHECK_BYTES).status
+    except CommandError as error:
+        raise StorageError(f"{path}: the image cannot be checked: {error.message}") from error
+    if status not in (0, _LEAKS):
+        raise StorageError(
+            f"{path}: the image is broken: `qemu-img check` finds errors in it",
+            "an image that passes `qemu-img check`, which can repair some",
+        )
 
 
 def make(path: Path, wanted: str, size_bytes: int) -> None:
@@ -159,7 +207,7 @@ def make(path: Path, wanted: str, size_bytes: int) -> None:
 
 def mend(path: Path, wanted: str) -> None:
     """After its server was killed: give back what that had set aside. :raises StorageError: the image is broken."""
-    if wanted not in ("qcow2", "vhdx"):
+    if wanted not in CHECKED:
         return
     try:
         run(

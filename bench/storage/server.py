@@ -110,6 +110,7 @@ class Server:
         self._channel = channel
         self._events = events
         self._devices: list[LoopDevice] = []
+        self._held: list[int] = []
         self._servers: list[ImageServer] = []
         self._fence: Fence
 
@@ -131,7 +132,7 @@ class Server:
         directory = Path(str(args["directory"]))
         directory.mkdir(mode=0o700, exist_ok=True, parents=True)
         self._sizes: dict[str, int] = {}
-        seen: dict[Path, DiskSpec] = {}
+        seen: dict[tuple[int, int], DiskSpec] = {}
         for raw in args["disks"]:
             spec = DiskSpec.from_json(raw)
             path = spec.path
@@ -150,9 +151,11 @@ class Server:
                 if args.get("mend") and spec.kind != "pass-through":
                     images.mend(path, spec.format)
                 size_bytes = images.check_existing(path, spec.kind, spec.format)
-            other = seen.setdefault(path.resolve(), spec)
+            other = seen.setdefault(images.identity(path), spec)
             if other is not spec:
                 raise StorageError(f"{path}: used by {other.guest}/{other.name} and by {spec.guest}/{spec.name}")
+            if spec.kind == "pass-through" and spec.path is not None:
+                self._held.append(images.reserve(path))  # until this process ends
             self._sizes[f"{spec.guest}/{spec.name}"] = size_bytes
             self._servers.append(ImageServer(spec, path, directory / f"{spec.guest}.{spec.name}.sock"))
 

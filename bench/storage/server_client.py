@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.clock import NS_PER_S, Deadline
-from bench.errors import BenchError, GuestError, StorageError
+from bench.errors import BenchError, DiskError, GuestError, StorageError
 from bench.host.channel import Channel, Message
 from bench.host.commands import Process, spawn_child
 from bench.storage.images import DiskSpec
@@ -55,7 +55,12 @@ class StorageServer:
         self._channel: Channel | None = None
 
     def start(self, *, mend: bool = False) -> None:
-        """:raises StorageError: what is wrong with which image or device; nothing serves then."""
+        """Nothing serves when it does not start.
+
+        :param mend: again, after it was killed.
+        :raises DiskError: what is wrong with which image or device, at the first start.
+        :raises StorageError: anything else.
+        """
         self.stop()
         self.process, self._channel = spawn_child(
             "bench.storage.server",
@@ -76,7 +81,10 @@ class StorageServer:
             value = self._channel.call("serve", args, deadline=Deadline(SERVE_NS))
         except GuestError as error:  # its words are the message
             self.stop()
-            raise StorageError(error.message.partition(": serve: ")[2] or error.message) from error
+            message = error.message.partition(": serve: ")[2] or error.message
+            if mend:
+                raise StorageError(message) from error
+            raise DiskError(message, "see that the image or device is whole, and that nobody else uses it") from error
         except BenchError as error:
             died = self.process.last_lines()
             self.stop()

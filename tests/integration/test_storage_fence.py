@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bench.clock import NS_PER_S, Deadline, wait_until
-from bench.errors import GuestError, StorageError
+from bench.errors import DiskError, GuestError, StorageError
 from bench.guest.disk import Disk, DiskDriver
 from bench.guest.loop import Loop
-from bench.storage.images import FORMATS, DiskSpec
+from bench.storage.images import FORMATS, DiskSpec, LoopDevice
 from bench.storage.server_client import StorageServer
 from bench.timeline import Timeline
 
@@ -228,6 +228,26 @@ def test_bad_images_are_refused_with_one_message(lab):
         holder.terminate()
         holder.wait(10)
     assert sorted(path.name for path in (lab.directory / "images").iterdir()) == []
+
+
+def test_a_device_that_is_named_is_one_server_s_alone(lab):
+    backing = lab.directory / "backing.raw"
+    with backing.open("wb") as file:
+        file.truncate(SIZE)
+    device = LoopDevice(backing, lab.directory)
+    lab.stack.callback(device.close)
+    spec = DiskSpec("g1", "vda", "pass-through", "raw", 0, device.path)
+    first, second = (lab.make_server([spec]) for _ in range(2))
+    lab.stack.callback(first.stop)
+    first.start()
+    with pytest.raises(DiskError, match="the device is in use"):
+        second.start()
+    first.process.send_signal(signal.SIGKILL)  # a service manager starts it again
+    wait_until(lambda: not first.process.alive, Deadline(5 * NS_PER_S), "it has died")
+    assert first.check()
+    first.stop()
+    second.start()
+    second.stop()
 
 
 def test_a_local_disk_is_copied_while_the_guest_writes(lab):
