@@ -8,8 +8,12 @@ none itself: "no internal processes")::
     migration-bench-RUN-h1/all      the processes
     migration-bench-RUN-h1/g1.0     a vCPU with a limit of its own (bench.guest.vcpu_limits)
 
+A quota of the processor says nothing of real-time processes, of which a hypervisor has one for each guest: what sends
+its announcements on time. Where the kernel divides real time too, a group has none at first and takes no such process
+in, so each is given a little.
+
 Sources: Documentation/admin-guide/cgroup-v2.rst, Documentation/admin-guide/cgroup-v1/{memory,cpusets}.rst,
-Documentation/scheduler/sched-bwc.rst.
+Documentation/scheduler/{sched-bwc,sched-rt-group}.rst.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any, Final
 from bench.errors import HostError, MachineError
 
 PERIOD_US: Final = 50_000
+REAL_TIME_US: Final = 20_000  # of each second, on each processor
 CONTROLLERS: Final = ("cpu", "memory", "cpuset")
 _PAGE_BYTES: Final = 4096
 _LEAF: Final = "all"
@@ -127,6 +132,9 @@ class Limits:
             own = version == 2 or controller == "cpu"
             self._leaves[path] = path / _LEAF if own else path
             self._leaves[path].mkdir(exist_ok=True)
+            if version == 1 and controller == "cpu":
+                for group in (path, self._leaves[path]):
+                    _allow_real_time(group)
         if version == 2:
             for group in (root, path):
                 (group / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
@@ -184,6 +192,16 @@ class Limits:
                         path.write_text(str(one), encoding="ascii")
         except OSError as error:
             raise HostError(f"control groups of process {pid}: {error.strerror}") from error
+
+
+def _allow_real_time(group: Path) -> None:
+    """Where the kernel has that (CONFIG_RT_GROUP_SCHED), and the group above has some left; else nobody needs it, or
+    announcements come as late as the load makes them.
+    """
+    file = group / "cpu.rt_runtime_us"
+    with contextlib.suppress(OSError):
+        if file.exists():
+            file.write_text(str(REAL_TIME_US), encoding="ascii")
 
 
 def _require(what: str, path: Path, held: str, asked: str) -> None:

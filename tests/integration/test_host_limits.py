@@ -63,6 +63,31 @@ def test_processes_are_held_to_the_memory_of_their_hypervisor(made: list[Path]) 
     assert 24 * MIB < used["memory_peak"] <= 64 * MIB
 
 
+REAL_TIME = """
+import os, sys
+from bench.host.timer import be_woken_on_time
+print(be_woken_on_time(2), flush=True)
+sys.stdin.read(1)
+print(be_woken_on_time(2), flush=True)
+"""
+
+
+def test_what_keeps_time_may_be_real_time_below_a_limit(made: list[Path]) -> None:
+    """It comes in while it is, and may become so there: the announcements of a guest, before and after a limit."""
+
+    def record(path: Path) -> Path:
+        made.append(path)
+        return path
+
+    held = Limits(NAME, 0.5, 0, record, divided=True)
+    process = subprocess.Popen([sys.executable, "-c", REAL_TIME], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    before = process.stdout.readline()
+    held.add(process.pid)
+    after, _err = process.communicate(b"!", 60)
+    assert (process.returncode, after) == (0, before)
+
+
 @pytest.fixture
 def version_2() -> Iterator[tuple[Path, str]]:
     """A mounted hierarchy of version 2, and a controller that it has."""
