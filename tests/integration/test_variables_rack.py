@@ -17,8 +17,9 @@ SETTINGS = (*QUICK, "guest.memory=16MiB", 'guest.disks=[{kind="shared", size="16
 def test_points_on_one_rack_differ_in_their_variable_only(project, tmp_path):
     path = project / "scenarios" / "variables.toml"
     planned = []
-    for number, setting in enumerate(("links.default.bandwidth=200Mbit", "links.default.bandwidth=400Mbit")):
-        scenario = load_scenario(path, [*SETTINGS, setting])
+    slow, fast = ["links.default.bandwidth=200Mbit"], ["links.default.bandwidth=400Mbit", "hosts.default.cpu=0.5"]
+    for number, more in enumerate((slow, fast)):
+        scenario = load_scenario(path, [*SETTINGS, *more])
         place = tmp_path / str(number)
         place.mkdir()
         planned.append((scenario, make_plan(scenario, str(path)), place))
@@ -35,5 +36,7 @@ def test_points_on_one_rack_differ_in_their_variable_only(project, tmp_path):
     assert [(result.source, result.destination) for result in results] == [("h1", "h2")] * 2
     asked = [{link.asked["forward"]["rate_bps"] for link in result.links} for result in results]
     assert asked == [{200_000_000}, {400_000_000}]
+    limits = [result.environment["surroundings"].get("limits", {}) for result in results]
+    assert [set(named) for named in limits] == [set(), {"h1", "h2"}]
     assert results[0].memory.identical
     assert results[1].memory.identical
