@@ -36,7 +36,7 @@ def test_points_on_one_rack_differ_in_their_variable_only(project, tmp_path):
     assert [(result.source, result.destination) for result in results] == [("h1", "h2")] * 2
     asked = [{link.asked["forward"]["rate_bps"] for link in result.links} for result in results]
     assert asked == [{200_000_000}, {400_000_000}]
-    limits = [result.environment["surroundings"].get("limits", {}) for result in results]
+    limits = [result.environment.get("surroundings", {}).get("limits", {}) for result in results]
     assert [set(named) for named in limits] == [set(), {"h1", "h2"}]
     assert results[0].memory.identical
     assert results[1].memory.identical
