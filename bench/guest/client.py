@@ -7,6 +7,7 @@ are those of :mod:`bench.guest.process`. Not thread-safe: one :class:`GuestContr
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, cast
 from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.errors import GuestError
 from bench.host.channel import Channel, ChannelClosed, Message
+from bench.timeline import Event
 
 CALL_NS = 10 * NS_PER_S
 FILL_NS = 120 * NS_PER_S  # configuring fills or populates all memory
@@ -30,10 +32,18 @@ def guest_command(socket_path: Path | str, events: Path | str, log: Path | str) 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A process that writes guest memory: *base* is where it maps the whole memory (page 0)."""
+    """A process that writes guest memory: *base* is where it maps the whole memory (page 0), of which it writes pages
+    from *first_page* on only.
+    """
 
     pid: int
     base: int
+    first_page: int = 0
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """As :data:`bench.memory.tracker.Writer`."""
+        return self.pid, self.base, self.first_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,48 @@ class Taken:
     resumed_ns: int
     port_wired_ns: int
     announce_ns: int
+
+
+class Pausing:
+    """A guest that is being paused: first its memory stands still, then its device state is taken.
+
+    What :meth:`GuestControl.pause` says of the dead man's switch holds from the beginning.
+    """
+
+    def __init__(self, control: GuestControl, deadline: Deadline) -> None:
+        self._control = control
+        self._deadline = deadline
+        self._command = control.channel.post("pause")
+        self._answer: Message | None = None
+
+    def still(self) -> Mapping[str, int]:
+        """Wait until nothing writes the guest's memory any more.
+
+        :returns: of :attr:`Paused.times` what has happened so far, ``net_cut_ns`` included.
+        :raises GuestError: the pause failed, and the guest runs on.
+        """
+        channel = self._control.channel
+        said = channel.event_or_answer(self._command, "pause", self._deadline)
+        if isinstance(said, Event):
+            return times_of(said.data, channel.peer)
+        self._answer = said
+        return times_of(said, channel.peer)
+
+    def done_within(self, duration_ns: int) -> bool:
+        """Whether :meth:`finish` has nothing to wait for, now or before so much time has passed."""
+        channel = self._control.channel
+        return bool(
+            self._answer is not None
+            or channel.pending()
+            or select.select([channel.sock], [], [], duration_ns / NS_PER_S)[0]
+        )
+
+    def finish(self) -> Paused:
+        """Wait until the device state is taken. Errors as :meth:`still`."""
+        channel = self._control.channel
+        if self._answer is None:
+            self._answer = channel.answer(self._command, "pause", deadline=self._deadline)
+        return self._control.paused(self._answer)
 
 
 class GuestControl:
@@ -257,10 +309,15 @@ class GuestControl:
         From here on a dead man's switch is armed: when this connection closes before ``resume`` or ``quit``, the guest
         reclaims the lease and goes on, or dies when it belongs to another.
         """
-        value = self._call("pause", {}, deadline)
-        times = value.get("times")
-        if not isinstance(times, dict) or not all(isinstance(stamp, int) for stamp in times.values()):
-            raise GuestError(f"{self.channel.peer}: pause: no times in the answer")
+        return self.begin_pause(deadline).finish()
+
+    def begin_pause(self, deadline: Deadline | None = None) -> Pausing:
+        """As :meth:`pause`, in steps. No other call before its :meth:`Pausing.finish`, but for ``resume``."""
+        return Pausing(self, deadline or Deadline(CALL_NS))
+
+    def paused(self, value: Message) -> Paused:
+        """The answer to ``pause``."""
+        times = times_of(value, self.channel.peer)
         return Paused(
             device_bytes=self._integer(value, "device_bytes"),
             connections=self._integer(value, "connections"),
@@ -279,9 +336,20 @@ class GuestControl:
     def load(self, fd: int, deadline: Deadline | None = None) -> int:
         """Give a skeleton the device state (a descriptor of the blob; it stays the caller's).
 
+        Each page must have been there once; what it holds may still change, up to :meth:`take`.
+
         :returns: the number of connections restored.
         """
-        return self._integer(self._call("load", {}, deadline, (fd,)), "connections")
+        return self.loaded(self.begin_load(fd), deadline)
+
+    def begin_load(self, fd: int) -> int:
+        """As :meth:`load`, without waiting. :returns: what :meth:`loaded` needs; no other call before that."""
+        return self.channel.post("load", {}, (fd,))
+
+    def loaded(self, command: int, deadline: Deadline | None = None) -> int:
+        """Wait until the device state is loaded. :returns: the number of connections restored."""
+        answer = self.channel.answer(command, "load", deadline=deadline or Deadline(CALL_NS))
+        return self._integer(answer, "connections")
 
     def take(
         self,
@@ -321,6 +389,15 @@ class GuestControl:
     def _writers(self, value: Message) -> tuple[Writer, ...]:
         raw = value.get("writers")
         try:
-            return tuple(Writer(int(item["pid"]), int(item["base"])) for item in cast("list[dict[str, Any]]", raw))
+            items = cast("list[dict[str, Any]]", raw)
+            return tuple(Writer(int(item["pid"]), int(item["base"]), int(item.get("first_page", 0))) for item in items)
         except (TypeError, KeyError, ValueError) as error:
             raise GuestError(f"{self.channel.peer}: the answer has no writers") from error
+
+
+def times_of(value: Mapping[str, Any], peer: str) -> Mapping[str, int]:
+    """The times in what a guest says of a pause. :raises GuestError: there are none."""
+    times = value.get("times")
+    if not isinstance(times, dict) or not all(isinstance(stamp, int) for stamp in times.values()):
+        raise GuestError(f"{peer}: pause: no times in the answer")
+    return times

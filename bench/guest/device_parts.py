@@ -18,7 +18,7 @@ from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import NoDisks
 from bench.guest.sockets import Sockets
-from bench.guest.vcpu_client import Vcpu
+from bench.guest.vcpu_client import Vcpu, loading
 
 _VCPU_NS: Final = 2 * NS_PER_S
 
@@ -34,7 +34,7 @@ class DeviceParts:
     disks: NoDisks
 
     def dump(self, registers: Sequence[dict[str, Any]], generation: int) -> DeviceState:
-        """The sockets are in repair afterwards.
+        """The sockets are in repair afterwards; memory does not change.
 
         :param registers: of the vCPUs, which stand still.
         :param generation: of the lease, which this guest's hypervisor holds.
@@ -58,16 +58,15 @@ class DeviceParts:
         )
 
     def restore(self, state: DeviceState) -> None:
-        """Put up everything; memory must be complete. The disks are told last, when nothing can fail any more.
+        """Put up everything, while memory may still change. The disks are told last, when nothing can fail any more.
 
         :raises GuestError: when a part refuses what it is given; the sockets are of no use then.
         """
         try:
-            self.cards.set_neighbours(state.neighbours)
-            self.sockets.outbound.restore(state.flows)
-            self.sockets.restore(state.streams, state.datagrams, state.counters)
-            for vcpu, registers in zip(self.vcpus, state.registers, strict=True):
-                vcpu.load(registers, Deadline(_VCPU_NS))
+            with loading(self.vcpus, state.registers, Deadline(_VCPU_NS)):
+                self.cards.set_neighbours(state.neighbours)
+                self.sockets.outbound.restore(state.flows)
+                self.sockets.restore(state.streams, state.datagrams, state.counters)
         except OSError as error:
             raise GuestError(f"device state: {error}") from error
         self.disks.load(state.disks)

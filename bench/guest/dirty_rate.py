@@ -127,7 +127,7 @@ class _Sampled:
         self._pages, self._zeros = memory.page_count, _count_zero(memory)
         writers = control.track(True, self._method)
         stack.callback(_stop_tracking, control, self._method)
-        tracker = open_tracker(self._method, [(writer.pid, writer.base) for writer in writers], passed.size_bytes)
+        tracker = open_tracker(self._method, [writer.place for writer in writers], passed.size_bytes)
         stack.callback(tracker.close)
         self._tracker, self._seen = tracker, _Seen(memory.page_count, self._intervals)
 

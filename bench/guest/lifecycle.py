@@ -7,7 +7,8 @@ States, and the calls that lead from one to the other::
 
 Orders (why: the facts of TCP_REPAIR, see :mod:`bench.guest.tcp_repair`)::
 
-    pause   stop reading, stop the vCPUs | drain | cut the network | accept what waits, dump every socket
+    pause   stop reading, stop the vCPUs | drain | cut the network | accept what waits | memory stands still: tell |
+            dump every socket
     resume  reclaim the lease | wire | leave repair | vCPUs run | serve
     load    neighbours, sockets (in repair), vCPU registers
     take    claim the lease | vCPUs run | wire | announce | leave repair, unsent bytes | serve
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from bench.guest.workload import split
 from bench.host.kernel import set_sysctls
 from bench.host.lease import Lease
 from bench.host.memfd import memfd_of
-from bench.memory.image import GuestMemory
+from bench.memory.image import PAGE_BYTES, GuestMemory
 
 _VCPU_START_NS = 60 * NS_PER_S
 _VCPU_NS = 2 * NS_PER_S
@@ -82,6 +83,7 @@ class ProcessGuest:
         self._announcer: Announcer | None = None
         self._chatter: Chatter | None = None
         self._sockets: Sockets | None = None
+        self._prepared: Sockets  # of a skeleton
         self._vcpus: list[Vcpu] = []
         self._throttle: VcpuThrottle | None = None
         self._limits: VcpuLimits | None = None
@@ -126,7 +128,10 @@ class ProcessGuest:
                 self._memory.fill(config.content, config.seed)
             if config.huge_pages:
                 self._memory.require_huge()
-            self._open_sockets(Store.format(self._store_region()))
+            self._sockets = self._open_sockets(self._make_machine(Store.format(self._store_region())))
+        else:  # what load would do first, while there is time
+            self._prepared = self._open_sockets(None)
+            device_state.rehearse()
         parameters = split(config.workload, config.memory_bytes, config.store_bytes, config.vcpus)
         self._vcpus = start_all(
             self._memory.fd,
@@ -135,7 +140,8 @@ class ProcessGuest:
             deadline=Deadline(_VCPU_START_NS),
             populate=("idle" if config.populate else "never") if config.skeleton else "first",
         )
-        self._watched = WatchedMemory(self._memory, self._vcpus)
+        store_page = (config.memory_bytes - config.store_bytes) // PAGE_BYTES
+        self._watched = WatchedMemory(self._memory, self._vcpus, store_page)
         label = f"{config.name}.{os.getpid()}"
         self._limits = VcpuLimits(config.vcpu_limits, self._vcpus, config.vcpu_group, label)
         self._throttle = VcpuThrottle(self._vcpus, label, self._limits)
@@ -211,9 +217,10 @@ class ProcessGuest:
         if self._throttle is not None:
             self._throttle.release()
 
-    def pause(self) -> tuple[int, dict[str, Any]]:
+    def pause(self, still: Callable[[Mapping[str, int]], object]) -> tuple[int, dict[str, Any]]:
         """Stop and hand out the device state; whatever fails, the guest runs on.
 
+        :param still: called with the times so far when nothing writes memory any more, before sockets are dumped.
         :returns: a memfd with the state, which is the caller's, and the reply.
         """
         sockets = self.sockets
@@ -228,6 +235,8 @@ class ProcessGuest:
             sockets.drain()
             self._wired_port().cut()
             times["net_cut_ns"] = now_ns()
+            sockets.take_in()
+            still(times)
             state = self._dump(sockets, registers)
             self._disks.let_go()
             fd, size = memfd_of("device-state", device_state.encode(state))
@@ -284,20 +293,22 @@ class ProcessGuest:
     # switchover at the destination
 
     def load(self, blob: bytes) -> int:
-        """Restore everything; memory must be complete. :returns: the number of connections.
+        """Restore everything. Each page must have been there once; what it holds may still change until :meth:`take`.
 
+        :returns: the number of connections.
         :raises GuestError: when the state is broken or not this guest's; nothing is restored then.
         """
         self._need(State.SKELETON)
         state = decode_own(blob, self._config)
-        self._open_sockets(Store.open(self._store_region()))
-        assert self._sockets is not None
+        sockets = self._prepared
+        sockets.machine = self._make_machine(Store.open(self._store_region()))
         try:
-            self._parts(self._sockets).restore(state)
+            self._parts(sockets).restore(state)
         except BaseException:
-            self._sockets.close()
-            self._sockets = None
+            sockets.close()
+            self._prepared = self._open_sockets(None)
             raise
+        self._sockets = sockets
         self._generation = state.generation
         self._owner = state.owner
         self.state = State.LOADED
@@ -439,12 +450,16 @@ class ProcessGuest:
     def _store_region(self) -> memoryview:
         return self._memory.view[self._config.memory_bytes - self._config.store_bytes :]
 
-    def _open_sockets(self, store: Store) -> None:
-        self._machine = Machine(self._memory.view, store, journal=self._disks.journal)
+    def _make_machine(self, store: Store) -> Machine:
+        """Services read all memory, and write through the store alone: see :class:`WatchedMemory`."""
+        self._machine = Machine(self._memory.view.toreadonly(), store, journal=self._disks.journal)
+        return self._machine
+
+    def _open_sockets(self, machine: Machine | None) -> Sockets:
         notes = NoteFile(self._events_path.with_suffix(SUFFIX))
         config = self._config
-        what = config.ips, self._machine, self._loop, notes, self._record_now
-        self._sockets = Sockets(*what, card_of=config.card_of)
+        what = config.ips, machine, self._loop, notes, self._record_now
+        return Sockets(*what, card_of=config.card_of)
 
     def _run_vcpus(self) -> None:
         for vcpu in self._vcpus:

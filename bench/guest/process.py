@@ -37,6 +37,7 @@ from bench.guest.states import State
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.timer import set_timer_slack_ns
 from bench.memory.image import GuestMemory
+from bench.timeline import Event
 
 MAX_CONTROL_CONNECTIONS = 16
 _SEND_TIMEOUT_S = 2  # a peer that does not read its answers is cut off
@@ -231,7 +232,7 @@ class GuestProcess:
         return {"writes": self._guest.cap_writes(int(args["writes_per_s"]))}, -1
 
     def _do_pause(self, channel: Channel, _args: Message, _fds: list[int]) -> Answer:
-        fd, value = self._guest.pause()
+        fd, value = self._guest.pause(lambda times: channel.send_event(Event.now("guest", "still", times=dict(times))))
         self._pauser = channel
         return value, fd
 

@@ -66,7 +66,7 @@ class Sockets:
 
     :param ips: the guest's addresses, IPv4 and IPv6; every port is bound to each of them.
     :param card_of: the interface that one of them is at.
-    :param machine: what services see; its store must be right before a service runs.
+    :param machine: what services see; None until :attr:`machine` is set, which the first connection needs.
     :param notes: of what one-way datagrams arrive, and of the guest's own flows; None: nothing is kept.
     :param event: ``event(name, **data)``, of the guest's own flows.
     :raises GuestError: when a port cannot be bound.
@@ -75,7 +75,7 @@ class Sockets:
     def __init__(
         self,
         ips: Sequence[str],
-        machine: Machine,
+        machine: Machine | None,
         loop: Loop,
         notes: NoteFile | None = None,
         event: Callable[..., None] = lambda *_args, **_data: None,
@@ -84,7 +84,7 @@ class Sockets:
     ) -> None:
         self._ips = tuple(ips)
         self._card_of = card_of
-        self._machine = machine
+        self.machine = machine
         self._loop = loop
         self._listeners: dict[Place, socket.socket] = {}
         self._ports: dict[Place, socket.socket] = {}
@@ -110,6 +110,11 @@ class Sockets:
     def __len__(self) -> int:
         """Connections."""
         return len(self._connections)
+
+    @property
+    def _known_machine(self) -> Machine:
+        assert self.machine is not None
+        return self.machine
 
     def counters(self) -> dict[str, int]:
         """Running totals, as ``echo.received_bytes``; they move with the guest."""
@@ -182,7 +187,7 @@ class Sockets:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             name = STREAM_PORTS[port]
             self._traffic[name].connections += 1
-            service = open_stream(name, self._machine)
+            service = open_stream(name, self._known_machine)
             connection = Connection(sock, service, self._loop, self._traffic[name], self._forget)
             self._connections[connection] = None
             if serve:
@@ -271,13 +276,16 @@ class Sockets:
                 return
             time.sleep(_DRAIN_STEP_NS / NS_PER_S)  # nothing announces an acknowledgement
 
+    def take_in(self) -> None:
+        """Accept what waits, once the network is cut: the last thing that changes memory (a store counts clients)."""
+        for (_ip, port), listener in self._listeners.items():
+            self._accept(port, listener, MAX_CONNECTIONS, serve=False)
+
     def dump(self) -> tuple[tuple[StreamState, ...], tuple[DatagramState, ...]]:
-        """Everything that the sockets hold, unaccepted connections and unread datagrams included; the network is cut.
+        """Everything that the sockets hold, unread datagrams included; the network is cut. Memory does not change.
 
         :raises OSError: when the kernel refuses; :meth:`undo` mends it.
         """
-        for (_ip, port), listener in self._listeners.items():
-            self._accept(port, listener, MAX_CONNECTIONS, serve=False)
         streams = []
         for connection in list(self._connections):
             state = connection.dump()
@@ -339,7 +347,7 @@ class Sockets:
         if own:
             service = self.outbound.service(stream.state)
         else:
-            service = restore_stream(stream.service, stream.state, self._machine)
+            service = restore_stream(stream.service, stream.state, self._known_machine)
         sock = tcp_repair.restore(stream.tcp, raw)
         traffic = self._traffic[stream.service]
         connection = Connection(sock, service, self._loop, traffic, self._forget)

@@ -51,7 +51,7 @@ def record_trace(
         passed = control.memory()
         stack.callback(_close, passed.fd)
         pages = passed.size_bytes // PAGE_BYTES
-        tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], passed.size_bytes)
+        tracker = open_tracker(method, [writer.place for writer in writers], passed.size_bytes)
         stack.callback(tracker.close)
         seen = DirtyBitmap(pages)
         tracker.collect(seen)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TextIO, TypeAlias
 
 from bench.clock import NS_PER_S, Deadline
@@ -175,6 +176,20 @@ def pause_all(vcpus: Sequence[Vcpu], deadline: Deadline) -> list[dict[str, Any]]
     """Pause them all at the same time; when it returns, none writes. :returns: their registers, in order."""
     commands = [vcpu.channel.post("pause") for vcpu in vcpus]
     return [_registers(_reply(vcpu, command, deadline)) for vcpu, command in zip(vcpus, commands, strict=True)]
+
+
+@contextlib.contextmanager
+def loading(vcpus: Sequence[Vcpu], registers: Sequence[Registers], deadline: Deadline) -> Iterator[None]:
+    """While the body runs, they all get the *registers* to go on from at the next run; only while paused.
+
+    :raises GuestError: (at the end) one refuses them. Every answer is read, also when the body fails.
+    """
+    pairs = zip(vcpus, registers, strict=True)
+    commands = [(vcpu, vcpu.channel.post("load", {"registers": dict(state)})) for vcpu, state in pairs]
+    with contextlib.ExitStack() as answers:
+        for vcpu, command in commands:
+            answers.callback(_reply, vcpu, command, deadline)
+        yield
 
 
 def _reply(vcpu: Vcpu, command: int, deadline: Deadline) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Who writes a guest's memory, and what engines want of these writers: to be tracked, or to wait for missing pages.
 
-The writers are this process, whose services write, and the vCPUs. Each maps the memory and has a userfaultfd of its
-own, so everything is switched on and off for all of them.
+The writers are this process, whose services write their store at the end of memory and nothing else, and the vCPUs.
+Each maps the memory and has a userfaultfd of its own, so everything is switched on and off for all of them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ _VCPU_NS = 2 * NS_PER_S
 
 
 class WatchedMemory:
-    """The memory of this process' guest; neither tracked nor incomplete at first."""
+    """The memory of this process' guest; neither tracked nor incomplete at first.
 
-    def __init__(self, memory: GuestMemory, vcpus: Sequence[Vcpu]) -> None:
+    :param first_page: the first one that this process writes; to look through the others as well would take a guest of
+        1 GiB 0.8 ms in the pause.
+    """
+
+    def __init__(self, memory: GuestMemory, vcpus: Sequence[Vcpu], first_page: int = 0) -> None:
         self._memory = memory
+        self._first_page = first_page
         self._vcpus = vcpus
         self._tracking: WriteTracking | None = None
         self._tracks = ""
@@ -34,7 +39,7 @@ class WatchedMemory:
 
     def writers(self) -> list[dict[str, int]]:
         """Every process that writes; this one is the first."""
-        own = {"pid": os.getpid(), "base": self._memory.base}
+        own = {"pid": os.getpid(), "base": self._memory.base, "first_page": self._first_page}
         return [own, *({"pid": vcpu.pid, "base": vcpu.base} for vcpu in self._vcpus)]
 
     # pre-copy

@@ -200,13 +200,26 @@ class Channel:
         :raises GuestError: when the reply is an error (its text).
         :raises DeadlineError, ChannelClosed: as :meth:`receive`.
         """
-        wanted = self.post(command, args, fds)
+        return self.answer(self.post(command, args, fds), command, deadline=deadline, on_event=on_event)
+
+    def answer(
+        self, wanted: int, command: str, *, deadline: Deadline, on_event: Callable[[Event], None] | None = None
+    ) -> Message:
+        """Wait for the reply to a command that was posted with the id *wanted*; otherwise as :meth:`call`."""
+        while True:
+            said = self.event_or_answer(wanted, command, deadline)
+            if not isinstance(said, Event):
+                return said
+            if on_event is not None:
+                on_event(said)
+
+    def event_or_answer(self, wanted: int, command: str, deadline: Deadline) -> Event | Message:
+        """Wait for an event, or for the value of that reply. Raises as :meth:`call`."""
         while True:
             message = self.receive(deadline)
             if "event" in message:
-                if on_event is not None:
-                    on_event(Event.from_json(message["event"]))
-            elif message.get("reply") == wanted:
+                return Event.from_json(message["event"])
+            if message.get("reply") == wanted:
                 if "error" in message:
                     raise GuestError(f"{self.peer}: {command}: {message['error']}")
                 value = message.get("value", {})

@@ -38,8 +38,8 @@ from bench.memory.hold import held
 from bench.memory.image import PAGE_BYTES, GuestMemory
 from bench.memory.uffd import arm_write_tracking, iowr
 
-Writer = tuple[int, int]
-"""pid and the address of its mapping of guest memory."""
+Writer = tuple[int, int] | tuple[int, int, int]
+"""pid, the address of its mapping of guest memory, and the first page that it may write (without one: any)."""
 
 # linux/fs.h
 _PAGEMAP_SCAN = iowr(ord("f"), 16, 96)
@@ -85,9 +85,10 @@ class DirtyTracker(Protocol):
 class _WriterProcess:
     """The pagemap of one writer. Knows whether that very process still lives, by a pidfd."""
 
-    def __init__(self, pid: int, base: int, length: int) -> None:
+    def __init__(self, length: int, pid: int, base: int, first_page: int = 0) -> None:
         self.pid = pid
         self.base = base
+        self.begin = base + first_page * PAGE_BYTES
         self.end = base + length
         self.pidfd = self.pagemap = -1
         try:
@@ -129,8 +130,8 @@ class _Tracker:
         self._found = DirtyBitmap(length // PAGE_BYTES)
         self._writers: list[_WriterProcess] = []
         try:
-            for pid, base in writers:
-                self._writers.append(_WriterProcess(pid, base, length))
+            for writer in writers:
+                self._writers.append(_WriterProcess(length, *writer))
         except MemoryTrackingError:
             self.close()
             raise
@@ -179,7 +180,7 @@ class PagemapScanTracker(_Tracker):
 
     def _look(self, writer: _WriterProcess, again: bool) -> None:
         flags = _PM_SCAN_WP_MATCHING | _PM_SCAN_CHECK_WPASYNC if again else _PM_SCAN_CHECK_WPASYNC
-        start = writer.base
+        start = writer.begin
         while start < writer.end:
             count, start = self._scan(writer, flags, start, _PAGE_IS_WRITTEN)
             if count:
@@ -191,7 +192,7 @@ class PagemapScanTracker(_Tracker):
     def _check_armed(self, writer: _WriterProcess) -> None:
         """The mapping is there and armed; a dying process loses it before it counts as dead."""
         writer.check_alive()
-        count, _ = self._scan(writer, 0, writer.base, _PAGE_IS_WPALLOWED, max_pages=1)
+        count, _ = self._scan(writer, 0, writer.begin, _PAGE_IS_WPALLOWED, max_pages=1)
         if count != 1:
             raise MemoryTrackingError(f"writing process {writer.pid} of the guest does not track its writes (any more)")
 
@@ -262,10 +263,10 @@ def _clear_soft_dirty(writer: _WriterProcess) -> None:
 
 
 def _pagemap_entries(writer: _WriterProcess) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
-    """Batches of (first page, entries) of one writer's mapping."""
+    """Batches of (first page, entries) of what one writer may write."""
     page_count = (writer.end - writer.base) // PAGE_BYTES
     base_page = writer.base // PAGE_BYTES
-    first = 0
+    first = (writer.begin - writer.base) // PAGE_BYTES
     while first < page_count:
         wanted = min(_PAGEMAP_BATCH, page_count - first)
         data = os.pread(writer.pagemap, wanted * _PAGEMAP_ENTRY_BYTES, (base_page + first) * _PAGEMAP_ENTRY_BYTES)

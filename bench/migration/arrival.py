@@ -207,10 +207,12 @@ class Arrival:
     # memory and device state
 
     def _receive(self) -> None:
-        """Rounds until the final one has ended, then the device state; READY tells the source."""
+        """Rounds until the final one has ended, and the device state; READY tells the source."""
         final = False
+        loading: int | None = None
         while True:
-            frame = self._expect(*ROUND_KINDS, *(POST_COPY_KINDS if not final else ()))
+            others = POST_COPY_KINDS if not final else (Kind.DEVICE,) if loading is None else ()
+            frame = self._expect(*ROUND_KINDS, *others)
             if self._populating is not None:
                 self._populating.check()
             if frame.kind in POST_COPY_KINDS:
@@ -220,6 +222,8 @@ class Arrival:
                 if final:
                     raise WireError("a second FINAL frame")
                 final = True
+            elif frame.kind is Kind.DEVICE:  # it is loaded while the last pages arrive
+                loading = self._begin_load(frame)
             elif frame.kind is Kind.ROUND_END:
                 self._receiver.end_round(frame)
                 if final:
@@ -228,7 +232,9 @@ class Arrival:
                 self._receiver.place(frame)
         self._lanes = None  # everything that follows comes over the first connection
         self.report("final_pages_received")
-        self._load(self._expect(Kind.DEVICE))
+        if loading is None:
+            loading = self._begin_load(self._expect(Kind.DEVICE))
+        self._end_load(loading)
         ready: dict[str, Any] = {"connections": self._connections, "unpacking": self._receiver.unpacking.to_json()}
         if self._verify == "pause":
             ready["digest"] = self._digest()
@@ -252,8 +258,8 @@ class Arrival:
         self._postcopy.listen(frame)
         return True
 
-    def _load(self, frame: Frame) -> None:
-        """The device state: from the stream into a memfd, from there into the skeleton."""
+    def _begin_load(self, frame: Frame) -> int:
+        """The device state: from the stream into a memfd, from there into the skeleton. :returns: the command to it."""
         size = frame.value
         fd = os.memfd_create("device-state", os.MFD_CLOEXEC)
         try:
@@ -262,10 +268,13 @@ class Arrival:
                 with mmap.mmap(fd, size) as blob, memoryview(blob) as view:
                     self._connection.read_into(view)
             self.report("device_state_received", bytes=size)
-            beside = _at_once if self._postcopy is None else self._postcopy.beside
-            self._connections = beside(lambda: self._guest.load(fd, Deadline(LOAD_NS)))
+            return self._guest.begin_load(fd)
         finally:
             os.close(fd)
+
+    def _end_load(self, command: int) -> None:
+        beside = _at_once if self._postcopy is None else self._postcopy.beside
+        self._connections = beside(lambda: self._guest.loaded(command, Deadline(LOAD_NS)))
         self.report("device_state_loaded", connections=self._connections)
 
     def _digest(self) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError
-from bench.guest.client import GuestControl, Paused
+from bench.guest.client import GuestControl, Paused, Pausing
 from bench.memory.bitmap import DirtyBitmap
 from bench.memory.image import GuestMemory
 from bench.memory.tracker import DirtyTracker, open_tracker
@@ -59,7 +59,7 @@ class DepartingGuest:
         """Note from now on what the guest writes. :param method: of :data:`bench.memory.tracker.TRACKERS`."""
         writers = self.control.track(True, method)
         self._tracking = True
-        self.tracker = open_tracker(method, [(writer.pid, writer.base) for writer in writers], self.memory_bytes)
+        self.tracker = open_tracker(method, [writer.place for writer in writers], self.memory_bytes)
         self._stack.callback(self.tracker.close)
         order = self._order
         self.throttler = Throttler(self.control, order.levers, self._report, order.guest.get("vcpus", 1))
@@ -69,15 +69,20 @@ class DepartingGuest:
         assert self.tracker is not None
         return self.tracker.collect(self.pending)
 
-    def pause(self) -> Paused:
+    def begin_pause(self) -> Pausing:
         """From here on the guest stands still, until the handover or :meth:`resume`."""
-        paused = self.control.pause(Deadline(CONTROL_NS + timeout_of(self._order.guest)))
-        self._stack.callback(os.close, paused.fd)
-        self._report("pause_begin", paused.times.get("pause_begin_ns"))
-        told = {"connections": paused.connections, "net_cut_ns": paused.times.get("net_cut_ns")}
-        self._report("paused", paused.times.get("vcpus_stopped_ns"), **told)
+        pausing = self.control.begin_pause(Deadline(CONTROL_NS + timeout_of(self._order.guest)))
+        times = pausing.still()
+        self._report("pause_begin", times.get("pause_begin_ns"))
+        self._report("paused", times.get("vcpus_stopped_ns"), net_cut_ns=times.get("net_cut_ns"))
         if self.throttler is not None:
             self.throttler.ended(now_ns())
+        return pausing
+
+    def end_pause(self, pausing: Pausing) -> Paused:
+        """Wait for the device state."""
+        paused = pausing.finish()
+        self._stack.callback(os.close, paused.fd)
         return paused
 
     def resume(self) -> tuple[bool, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
@@ -54,12 +55,13 @@ class Rounds:
         """The time for them runs from now on."""
         self._began_ns = now_ns()
 
-    def send(self, *, paused: bool, until: Until | None = None) -> None:
+    def send(self, *, paused: bool, until: Until | None = None, first: Callable[[], object] | None = None) -> None:
         """One round of what is pending, or a piece of it and as many more as fit before *until*, and the collect that
         ends it.
 
         While paused the collect comes first: from then on nothing writes.
 
+        :param first: while paused: what is sent between FINAL and the pages.
         :raises Cancelled: when the runner asked for it and the guest still runs.
         """
         connection, pending = self._peer.connection, self._guest.pending
@@ -69,6 +71,8 @@ class Rounds:
         if paused:
             self._guest.collect()
             connection.send(wire.encode_final(self.count))
+            if first is not None:
+                first()
         else:
             self._report("round_begin", begin_ns, round=self.count)
         acked_bytes = self._outlet.info().acked_bytes

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline
 from bench.errors import BenchError, MigrationError
-from bench.guest.client import Paused
+from bench.guest.client import Paused, Pausing
 from bench.host.channel import Channel
 from bench.memory.bitmap import DirtyBitmap
 from bench.memory.image import GuestMemory
@@ -43,6 +43,7 @@ SKELETON_NS: Final = 120 * NS_PER_S
 PAUSED_LINK_TIMEOUT_NS: Final = 3 * NS_PER_S  # while the guest stands still a dead link is given up sooner
 DOOR_LEAST_NS: Final = 5 * NS_PER_MS
 DOOR_MOST_NS: Final = NS_PER_S
+AHEAD_NS: Final = 2 * NS_PER_MS  # for the device state to be taken before the last pages are sent
 
 
 class Session:
@@ -170,22 +171,42 @@ class Session:
     def switch_over(self, *, paced: bool = False) -> None:
         """Pause the guest, send the rest and the device state, hand over; returns when the destination runs it.
 
+        The guest's memory stands still before its device state is taken, so what it wrote last is looked for meanwhile;
+        and the state goes first, if it is ready then, so that the destination loads it while the last pages cross.
+
         :param paced: keep to the bandwidth limit; as in QEMU, it is not for the final copy.
         """
-        paused = self.pause_guest()
+        pausing = self._begin_pause()
         if not paced:
             self._all_rounds.unpace()
-        self._all_rounds.send(paused=True)
-        self.send_device_state(paused)
+        paused: Paused | None = None
+        whole = self.rounds > 0  # each page has been there once
+
+        def send_state_ahead() -> None:
+            nonlocal paused
+            if whole and pausing.done_within(AHEAD_NS):
+                paused = self._end_pause(pausing)
+                self.send_device_state(paused)
+
+        self._all_rounds.send(paused=True, first=send_state_ahead)
+        if paused is None:
+            paused = self._end_pause(pausing)
+            self.send_device_state(paused)
         if self.order.verify == "pause":
             self.outcome.digest_source = self._guest.digest()
         self.hand_over(paused)
 
     def pause_guest(self) -> Paused:
         """From here on the guest stands still, until the handover or a roll-back."""
+        return self._end_pause(self._begin_pause())
+
+    def _begin_pause(self) -> Pausing:
         self.states.enter(State.DEVICE)
         self._peer.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
-        paused = self._guest.pause()
+        return self._guest.begin_pause()
+
+    def _end_pause(self, pausing: Pausing) -> Paused:
+        paused = self._guest.end_pause(pausing)
         self.outcome.connections = paused.connections
         return paused
 

@@ -2,8 +2,9 @@
 
 Grammar (ABNF-like; integers little-endian; ``page`` is 4096 bytes)::
 
-    to-destination   = HELLO *round [ FINAL *transfer ROUND-END DEVICE HANDOVER ]      ; CANCEL or ERROR may replace any
+    to-destination   = HELLO *round [ final HANDOVER ]                                 ; CANCEL or ERROR may replace any
                                                                                        ; frame from the first round on
+    final            = FINAL *transfer ROUND-END DEVICE / FINAL DEVICE *transfer ROUND-END
     round            = *transfer ROUND-END
     transfer         = RUN / PAGES / ZERO / PACKED / DELTA
     to-source        = SKELETON [ READY [ TAKEN / REFUSED ] [ DIGEST ] ]               ; ERROR may replace any frame

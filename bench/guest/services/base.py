@@ -28,7 +28,7 @@ OUTPUT_BOUND_BYTES = 1 << 16  # a service with more unsent output than this stop
 class Machine:
     """What services see of the guest.
 
-    :param memory: all guest memory, writable, format "B".
+    :param memory: all guest memory, to be read, format "B".
     :param store: the key-value store in the last part of that memory.
     :param clock_ns: CLOCK_MONOTONIC, replaced in tests only.
     :param journal: where the store's changes are written before they are acknowledged; None: the store is not durable.
