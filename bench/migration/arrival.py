@@ -222,6 +222,7 @@ class Arrival:
                 if final:
                     raise WireError("a second FINAL frame")
                 final = True
+                self._connection.hurry()
             elif frame.kind is Kind.DEVICE:  # it is loaded while the last pages arrive
                 loading = self._begin_load(frame)
             elif frame.kind is Kind.ROUND_END:

@@ -47,6 +47,10 @@ class Outlet(Protocol):
         """See :meth:`Connection.set_link_timeout`."""
         ...
 
+    def hurry(self) -> None:
+        """See :meth:`Connection.hurry`."""
+        ...
+
     def abandon(self) -> None:
         """No round goes on: close all connections but the first, and have that one between two frames again.
 
@@ -102,6 +106,9 @@ class OneStream:
 
     def set_link_timeout(self, link_timeout_ns: int) -> None:
         self._connection.set_link_timeout(link_timeout_ns)
+
+    def hurry(self) -> None:
+        self._connection.hurry()
 
     def abandon(self) -> None:
         pass

@@ -65,11 +65,14 @@ class Peer:
             self._outlet = OneStream(self.connection)
         return self._outlet
 
-    def set_link_timeout(self, link_timeout_ns: int) -> None:
-        """Of all connections; see :meth:`Connection.set_link_timeout`."""
-        self.connection.set_link_timeout(link_timeout_ns)
-        if self._outlet is not None:
-            self._outlet.set_link_timeout(link_timeout_ns)
+    def expect_pause(self, link_timeout_ns: int) -> None:
+        """The guest is about to stand still: of all connections, see :meth:`Connection.set_link_timeout` and
+        :meth:`Connection.hurry`.
+        """
+        for each in (self.connection, self._outlet):
+            if each is not None:
+                each.set_link_timeout(link_timeout_ns)
+                each.hurry()
 
     def close_outlet(self) -> None:
         """The rounds are over, and the destination has all that they sent."""

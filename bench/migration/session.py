@@ -202,7 +202,7 @@ class Session:
 
     def _begin_pause(self) -> Pausing:
         self.states.enter(State.DEVICE)
-        self._peer.set_link_timeout(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
+        self._peer.expect_pause(min(PAUSED_LINK_TIMEOUT_NS, self.order.link_timeout_ns))
         return self._guest.begin_pause()
 
     def _end_pause(self, pausing: Pausing) -> Paused:

@@ -141,6 +141,10 @@ class Streams:
         for stream in self._streams:
             stream.connection.set_link_timeout(link_timeout_ns)
 
+    def hurry(self) -> None:
+        for stream in self._streams:
+            stream.connection.hurry()
+
     def abandon(self) -> None:
         first = self._streams[0]
         self.close()
