@@ -102,6 +102,18 @@ def test_no_write_is_lost_while_pages_are_copied(memory: GuestMemory, vcpus: lis
     assert final.digest() == hashes.digest()
 
 
+def test_a_writer_is_looked_through_from_its_first_page_on(memory: GuestMemory) -> None:
+    need("pagemap-scan")
+    armed = arm_write_tracking(memory.base, MEMORY_BYTES)
+    tracker = PagemapScanTracker([(os.getpid(), memory.base, 100)], MEMORY_BYTES)
+    memory.words[[99, 100, memory.page_count - 1], 0] = 1
+    bitmap = DirtyBitmap(memory.page_count)
+    assert tracker.collect(bitmap) == 2
+    assert bitmap.pages().tolist() == [100, memory.page_count - 1]
+    tracker.close()
+    armed.disarm()
+
+
 def test_exactly_the_written_pages_are_found_over_all_writers(memory: GuestMemory) -> None:
     need("pagemap-scan")
     with GuestMemory.from_fd(os.dup(memory.fd)) as other:

@@ -17,6 +17,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline
 from bench.errors import DeadlineError, GuestError
 from bench.guest.client import GuestControl, Writer, guest_command
 from bench.host.channel import Channel, ChannelClosed, Message
+from bench.timeline import Event
 
 Answer = Callable[[Message, Channel], None]
 
@@ -85,6 +86,50 @@ def test_answers_become_values(guest: FakeGuest) -> None:
     )
     assert guest.control.take({"frames": [], "offsets_ns": []}, "h1", 3).announce_ns == 4
     assert guest.asked[-1]["args"]["expect"] == {"owner": "h1", "generation": 3}
+
+
+def test_a_pause_tells_when_memory_stands_still_and_then_gives_the_device_state(guest: FakeGuest) -> None:
+    still = {"pause_begin_ns": 1, "vcpus_stopped_ns": 2, "net_cut_ns": 3}
+    go_on = threading.Event()
+
+    def answer(message: Message, channel: Channel) -> None:
+        channel.send_event(Event.now("guest", "still", times=still))
+        assert go_on.wait(10)
+        with Path(os.devnull).open() as file:
+            channel.send_reply(message["id"], PAUSED, [file.fileno()])
+
+    guest.answer = answer
+    pausing = guest.control.begin_pause()
+    assert pausing.still() == still
+    assert not pausing.done_within(0)
+    go_on.set()
+    assert pausing.done_within(10 * NS_PER_S)
+    paused = pausing.finish()
+    os.close(paused.fd)
+    assert paused.times == TIMES
+
+
+def test_a_guest_that_only_answers_stood_still_by_then(guest: FakeGuest) -> None:
+    guest.reply(PAUSED, 1)
+    pausing = guest.control.begin_pause()
+    assert pausing.still() == TIMES
+    assert pausing.done_within(0)
+    os.close(pausing.finish().fd)
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_a_pause_that_fails_says_so_whenever_it_does(guest: FakeGuest, told_before: bool) -> None:
+    def answer(message: Message, channel: Channel) -> None:
+        if told_before:
+            channel.send_event(Event.now("guest", "still", times=TIMES))
+        channel.send_error(message["id"], "the guest runs on")
+
+    guest.answer = answer
+    pausing = guest.control.begin_pause()
+    if told_before:
+        pausing.still()
+    with pytest.raises(GuestError, match="pause: the guest runs on"):
+        pausing.finish() if told_before else pausing.still()
 
 
 @pytest.mark.parametrize(
