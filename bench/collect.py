@@ -30,12 +30,16 @@ def owner(path: Path) -> str:
     return found[1] if found else ""
 
 
-def collect_events(directory: Path) -> Timeline:
-    """The events of all processes, each marked with its guest. :raises ResultError: a file is broken."""
+def collect_events(directory: Path, since_ns: int = 0) -> Timeline:
+    """The events of all processes, each marked with its guest.
+
+    :param since_ns: earlier ones belong to another run on the same testbed.
+    :raises ResultError: a file is broken.
+    """
     events: list[Event] = []
     for path in sorted(directory.glob("*.jsonl")):
         guest = owner(path)
-        events += (replace(event, guest=guest) for event in Timeline.read(path))
+        events += (replace(event, guest=guest) for event in Timeline.read(path) if event.t_ns >= since_ns)
     return Timeline(events)
 
 

@@ -168,7 +168,7 @@ class Runner:
             end_ns=end_ns,
             verify=self.scenario.migration.verify,
             moves=moves,
-            timeline=collect_events(self.directory / "events"),
+            timeline=collect_events(self.directory / "events", testbed.since_ns),
             frames=seen.frames.records,
             interfaces=seen.frames.interfaces,
             flows=collect_flows(

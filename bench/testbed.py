@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.access import attach_hosts
-from bench.clock import NS_PER_S, Deadline
+from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.control_plane import ControlPlane
 from bench.disks import Storage
 from bench.errors import HostError, MachineError
@@ -61,6 +61,7 @@ class Testbed:
 
     :param directory: the run directory; sockets, the Open vSwitch database, logs and events go below it.
     :param notify: called with one line of text for each step, for the progress display.
+    :ivar since_ns: when it became what it is now (:meth:`renew`), CLOCK_MONOTONIC; 0: it never was anything else.
     """
 
     def __init__(self, scenario: Scenario, plan: Plan, directory: Path, notify: Callable[[str], None]) -> None:
@@ -69,6 +70,7 @@ class Testbed:
         self.directory = directory
         self.links: list[LinkResult] = []
         self.hypervisors: dict[str, Hypervisor] = {}
+        self.since_ns = 0
         self.net: Any = None
         self.control = ControlPlane(scenario, plan, directory)
         self._forwarders: dict[str, Forwarder] = {}
@@ -246,6 +248,7 @@ class Testbed:
         self._of_guests.close()
         self._of_guests = contextlib.ExitStack()
         self.guests.forget_all()
+        self.since_ns = now_ns()
         self.scenario, self.plan = scenario, plan
         for host in self.hypervisors.values():
             self._reserve_ports(host.pid)

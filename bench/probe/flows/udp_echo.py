@@ -6,8 +6,9 @@ Schedule: probe *k* is due at ``start + k * interval``, absolute, by a periodic 
 this process was kept from running over several due times, one probe is sent and the others are skipped and counted
 (``skipped``): a burst after the fact would measure the burst, not the network.
 
-Lost means no answer until the flow stopped plus :data:`~bench.probe.flows.base.GRACE_NS`; an answer that is merely late
-counts as an answer. A reply is *reordered* when a later probe was answered before; further copies are duplicates.
+Lost means no answer while the flow went on, nor within :data:`~bench.flows.spec.GRACE_NS` of the probe; an answer that
+is merely late counts as an answer. A reply is *reordered* when a later probe was answered before; further copies are
+duplicates.
 """
 
 from __future__ import annotations
@@ -122,10 +123,12 @@ class UdpEchoFlow(Flow):
         self.stopping = True
         if self._timer is not None:
             self._timer.close()
-        if self._answered == len(self.records):
-            self.finish()
+        records = self.records.array()
+        open_ns = records["sent_ns"][records["received_ns"] == 0]
+        if len(open_ns):
+            self._at(int(open_ns[-1]) + GRACE_NS, self.finish)
         else:
-            self._finish_after(GRACE_NS)
+            self.finish()
 
     def finish(self) -> None:
         if not self.done and self.stopping:
