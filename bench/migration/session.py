@@ -101,7 +101,7 @@ class Session:
         self._storage = storage.SourceStorage(
             order.guest, control, order.destination_host, self.report, order.link_timeout_ns
         )
-        self._storage.begin(self._commands)
+        self._storage.begin(self._commands, order.limits)
         stack.enter_context(self._peer)
         connection = self._peer.open()
         self.report("connected", rtt_ns=connection.info().rtt_ns)

@@ -24,8 +24,9 @@ from typing import Any, Final
 from bench.clock import NS_PER_MS, NS_PER_S, Deadline, now_ns
 from bench.errors import BenchError, MigrationError
 from bench.guest.client import GuestControl
-from bench.migration.commands import Commands
+from bench.migration.commands import Cancelled, Commands
 from bench.migration.engine import Reporter
+from bench.migration.policy import Limits
 
 BESIDE_NS: Final = 15 * NS_PER_S  # what an order to the guest may take beside the time that the storage is given
 TAKE_NS: Final = 25 * NS_PER_S
@@ -80,21 +81,29 @@ class SourceStorage:
             self._local = [str(disk["name"]) for disk in guest["storage"]["disks"] if disk.get("kind") == "local"]
             self._place = guest["storage"]["servers"].get(destination)
 
-    def begin(self, commands: Commands) -> None:
+    def begin(self, commands: Commands, limits: Limits) -> None:
         """Copy local disks, and return when the copies are close; the guest runs on meanwhile.
 
         :param commands: of the runner, served meanwhile: it may cancel.
+        :param limits: ``max_time_ns`` and ``max_rounds`` bound what does not converge here as they do for memory, the
+            rounds being those since the one that left least; then ``on_no_convergence`` says what happens.
         :raises MigrationError: when one cannot be copied.
+        :raises Cancelled: they do not converge, and that was to cancel; or the runner did.
         """
         if not self._local:
             return
         self._report("mirror_begin", disks=self._local)
         self._control.disks("mirror", server=self._destination, place=self._place)
         told_ns = 0
-        arrived, stalled = -1, Deadline(self._stall_ns)
+        arrived, stalled, limit = -1, Deadline(self._stall_ns), Deadline(limits.max_time_ns)
+        reason = ""
         while True:
             status = self._status()
             if all(item["close"] for item in status.values()):
+                break
+            if reason := no_convergence(status, limits.max_rounds, limit):
+                if limits.on_no_convergence == "cancel":
+                    raise Cancelled(reason)
                 break
             before, arrived = arrived, sum(int(item["arrived_bytes"]) for item in status.values())
             if arrived != before:
@@ -111,7 +120,7 @@ class SourceStorage:
             if select.select([commands.fileno()], [], [], LOOK_NS / NS_PER_S)[0]:
                 commands.serve()
             commands.check()
-        self._report("mirror_close", disks=status)
+        self._report("mirror_close", disks=status, reason=f"forced, {reason}" if reason else "close")
 
     def approach(self) -> Approach | None:
         """Begin what the disks need just before a pause. :returns: tells when it is over; None: nothing is needed."""
@@ -150,6 +159,22 @@ class SourceStorage:
             generations = {str(server): int(number) for server, number in answer["generations"].items()}
         self._report("storage_end")
         return generations
+
+
+def no_convergence(status: Mapping[str, Any], max_rounds: int, limit: Deadline) -> str:
+    """Why the copies of local disks are waited for no longer; empty while they are. Pure but for the clock."""
+    left = sum(int(item["dirty_bytes"]) for item in status.values())
+    if limit.expired:
+        return f"no convergence of the local disks after {limit.duration_ns / NS_PER_S:g} s: {left} bytes remain"
+    for disk, item in status.items():
+        after = [int(ended["dirty_bytes_after"]) for ended in item.get("rounds", ())]
+        since = len(after) - 1 - after.index(min(after)) if after and not item["close"] else 0
+        if since >= max_rounds:
+            return (
+                f"no convergence of disk {disk}: none of the last {since} rounds left less than {min(after)} bytes; "
+                f"{left} bytes remain"
+            )
+    return ""
 
 
 class Approach:

@@ -2,8 +2,11 @@
 
 A bitmap knows the blocks that the copy does not have. A round takes what is marked at its beginning and copies it; a
 guest's write marks its blocks when it completes, which is late enough for a copy that read them before to be made
-again, and never too early. When a round leaves no more than :data:`CLOSE_BLOCKS` the mirror is *close*: it goes on
+again, and never too early. When a round leaves no more than :data:`CLOSE_BYTES` the mirror is *close*: it goes on
 copying what is written, and the rest crosses while the guest is paused (:meth:`Mirror.finish`).
+
+Blocks are small, as a write of a few KiB makes a whole one cross again: with 512 KiB each, 1.4 MiB/s of random writes
+kept a link of 50 Mbit/s full for ever. Neighbours that are marked cross together, up to :data:`REQUEST_BYTES`.
 """
 
 from __future__ import annotations
@@ -13,10 +16,19 @@ from typing import Any, Final
 
 from bench.storage.export import FLUSH, READ, WRITE, ZERO, Export, Request
 
-BLOCK_BYTES: Final = 512 << 10
+LEAST_BLOCK_BYTES: Final = 64 << 10  # as QEMU's mirror
+MOST_BLOCKS: Final = 1 << 17  # of a disk: what the bitmap takes, and the look through it at the end of a round
+REQUEST_BYTES: Final = 512 << 10
 PARALLEL: Final = 12
-CLOSE_BLOCKS: Final = 8
-MAX_ROUNDS: Final = 30
+CLOSE_BYTES: Final = 4 << 20
+
+
+def block_bytes(size_bytes: int) -> int:
+    """How large the blocks of a disk are."""
+    block = LEAST_BLOCK_BYTES
+    while block < REQUEST_BYTES and size_bytes > block * MOST_BLOCKS:
+        block *= 2
+    return block
 
 
 class Mirror:
@@ -29,13 +41,14 @@ class Mirror:
         self._source = source
         self._target = target
         self._size_bytes = size_bytes
-        self._blocks = -(-size_bytes // BLOCK_BYTES)
+        self._block_bytes = block_bytes(size_bytes)
+        self._blocks = -(-size_bytes // self._block_bytes)
         self._dirty = bytearray(b"\1" * self._blocks)
         self._dirty_count = self._blocks
         self._round: list[int] = list(range(self._blocks - 1, -1, -1))
         self._busy: set[int] = set()
-        self._free = [memoryview(bytearray(BLOCK_BYTES)) for _ in range(PARALLEL)]
-        self._zero = bytes(BLOCK_BYTES)
+        self._free = [memoryview(bytearray(REQUEST_BYTES)) for _ in range(PARALLEL)]
+        self._zero = bytes(REQUEST_BYTES)
         self._finish: Callable[[int], None] | None = None
         self._flushing = False
         self.rounds: list[dict[str, int]] = []
@@ -51,7 +64,8 @@ class Mirror:
 
     def wrote(self, offset: int, length: int) -> None:
         """A write of the guest has completed."""
-        for block in range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)):
+        size = self._block_bytes
+        for block in range(offset // size, -(-(offset + length) // size)):
             if not self._dirty[block]:
                 self._dirty[block] = 1
                 self._dirty_count += 1
@@ -67,13 +81,17 @@ class Mirror:
     def status(self) -> dict[str, Any]:
         return {
             "rounds": list(self.rounds),
-            "dirty_bytes": self._dirty_count * BLOCK_BYTES,
+            "dirty_bytes": self._dirty_bytes,
             "copied_bytes": self.copied_bytes,
             "zero_bytes": self.zero_bytes,
             "arrived_bytes": self.arrived_bytes,
             "close": self.close,
             "error": self.error,
         }
+
+    @property
+    def _dirty_bytes(self) -> int:
+        return self._dirty_count * self._block_bytes
 
     # copying
 
@@ -82,7 +100,7 @@ class Mirror:
             block = self._next()
             if block is None:
                 break
-            self._copy(block)
+            self._copy(block, self._neighbours(block))
         if self._finish is not None and not self._busy and (self.error or not self._dirty_count):
             self._end()
 
@@ -106,28 +124,44 @@ class Mirror:
         self._round += postponed
         return found
 
+    def _neighbours(self, first: int) -> int:
+        """How many blocks of the round from *first* on can cross in one request; those after it are taken off."""
+        count = 1
+        while (
+            self._round
+            and self._round[-1] == first + count
+            and (count + 1) * self._block_bytes <= REQUEST_BYTES
+            and self._dirty[first + count]
+            and first + count not in self._busy
+        ):
+            self._round.pop()
+            count += 1
+        return count
+
     def _end_round(self) -> None:
         """Everything of the round has arrived: what was written meanwhile is the next one."""
         if self._sent_in_round:
-            self.rounds.append({"blocks": self._sent_in_round, "dirty_blocks_after": self._dirty_count})
+            self.rounds.append({"bytes": self._sent_in_round, "dirty_bytes_after": self._dirty_bytes})
             del self.rounds[:-1000]
             self._sent_in_round = 0
-        self.close = self.close or self._dirty_count <= CLOSE_BLOCKS
+        self.close = self.close or self._dirty_bytes <= CLOSE_BYTES
         self._round = [block for block in range(self._blocks - 1, -1, -1) if self._dirty[block]]
 
-    def _copy(self, block: int) -> None:
-        self._busy.add(block)
-        self._dirty[block] = 0
-        self._dirty_count -= 1
-        self._sent_in_round += 1
-        offset = block * BLOCK_BYTES
-        length = min(BLOCK_BYTES, self._size_bytes - offset)
+    def _copy(self, first: int, count: int) -> None:
+        blocks = range(first, first + count)
+        self._busy.update(blocks)
+        for block in blocks:
+            self._dirty[block] = 0
+        self._dirty_count -= count
+        offset = first * self._block_bytes
+        length = min(count * self._block_bytes, self._size_bytes - offset)
+        self._sent_in_round += length
         room = self._free.pop()
         data = room[:length]
 
         def written(error: int) -> None:
             self._free.append(room)
-            self._busy.discard(block)
+            self._busy.difference_update(blocks)
             self.arrived_bytes += length
             self.error = self.error or error
             if not self._busy and not self._dirty_count:

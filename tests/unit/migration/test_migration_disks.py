@@ -4,11 +4,14 @@ import socket
 
 import pytest
 
-from bench.clock import NS_PER_MS
+from bench.clock import NS_PER_MS, NS_PER_S
 from bench.errors import MigrationError
+from bench.migration.commands import Cancelled
+from bench.migration.policy import Limits
 from bench.migration.storage import SourceStorage
 
 MIB = 1 << 20
+LIMITS = Limits(300 * NS_PER_MS, max_rounds=3, max_time_ns=60 * NS_PER_S)
 GUEST = {"storage": {"disks": [{"name": "vda", "kind": "local"}], "servers": {}, "timeout_ns": 50 * NS_PER_MS}}
 SHARED = {"storage": {"disks": [{"name": "vda", "kind": "shared"}], "servers": {}, "timeout_ns": 50 * NS_PER_MS}}
 
@@ -127,7 +130,7 @@ def test_a_guest_without_disks_has_nothing_to_flush(quiet):
     control = Control()
     disks, reports = storage(control, guest={})
     assert disks.approach() is None
-    disks.begin(quiet)
+    disks.begin(quiet, LIMITS)
     assert control.asked == reports.names == []
 
 
@@ -135,12 +138,39 @@ def test_a_copy_of_which_nothing_arrives_any_more_has_failed(quiet):
     control = Control(mirrors=[copy(0), copy(MIB), copy(2 * MIB)])
     disks, reports = storage(control)
     with pytest.raises(MigrationError, match=r"nothing has arrived at h2 for 0\.05 s"):
-        disks.begin(quiet)
+        disks.begin(quiet, LIMITS)
     assert "mirror_close" not in reports.names
 
 
 def test_a_copy_that_goes_on_is_waited_for_however_long_it_takes(quiet):
     control = Control(mirrors=[*(copy(number * MIB) for number in range(12)), copy(12 * MIB, close=True)])
     disks, reports = storage(control, stall_ns=40 * NS_PER_MS)  # it takes 12 looks of 20 ms
-    disks.begin(quiet)
+    disks.begin(quiet, LIMITS)
     assert reports.names[-1] == "mirror_close"
+
+
+def rounds(*dirty_after_mib):
+    """A copy that goes on, after rounds that left so much each."""
+    status = copy(0, dirty=9 * MIB)
+    status["vda"]["rounds"] = [{"bytes": 20 * MIB, "dirty_bytes_after": left * MIB} for left in dirty_after_mib]
+    return status
+
+
+def test_a_copy_that_does_not_converge_is_forced_after_rounds_that_left_no_less(quiet):
+    control = Control(mirrors=[rounds(30, 10), rounds(30, 10, 12, 11), rounds(30, 10, 12, 11, 10)])
+    told = []
+    disks, reports = storage(control, stall_ns=60 * NS_PER_S)
+    disks._report = lambda name, t_ns=None, **data: told.append((name, data.get("reason", "")))
+    disks._report.progress = reports.progress
+    disks.begin(quiet, LIMITS)
+    assert told[-1][0] == "mirror_close"
+    assert told[-1][1].startswith("forced, no convergence of disk vda: none of the last 3 rounds left less than")
+    assert len(control.asked) == 4
+
+
+def test_a_copy_that_does_not_converge_is_cancelled_where_that_was_asked_for(quiet):
+    slow = Limits(300 * NS_PER_MS, 3, 50 * NS_PER_MS, on_no_convergence="cancel")
+    disks, reports = storage(Control(mirrors=[rounds(30, 20, 10)]), stall_ns=60 * NS_PER_S)
+    with pytest.raises(Cancelled, match=r"no convergence of the local disks after 0\.05 s: 9437184 bytes remain"):
+        disks.begin(quiet, slow)
+    assert "mirror_close" not in reports.names

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.storage.export import FLUSH, READ, WRITE, ZERO
-from bench.storage.mirror import BLOCK_BYTES, CLOSE_BLOCKS, Mirror
+from bench.storage.mirror import CLOSE_BYTES, LEAST_BLOCK_BYTES, MOST_BLOCKS, REQUEST_BYTES, Mirror, block_bytes
 
 
 class FakeExport:
@@ -37,10 +37,10 @@ class FakeExport:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 1 << 32), st.integers(1, 40), st.integers(0, 60))
+@given(st.integers(0, 1 << 32), st.integers(1, 120), st.integers(0, 60))
 def test_the_copy_is_complete_when_finish_says_so(seed, blocks, writes):
     chance = random.Random(seed)
-    size = blocks * BLOCK_BYTES - 512
+    size = blocks * LEAST_BLOCK_BYTES - 512
     source, target = FakeExport(size, chance), FakeExport(size, chance)
     target.disk[:] = b"\xee" * size  # what an earlier copy left
     mirror = Mirror(source, target, size)
@@ -72,7 +72,7 @@ def test_the_copy_is_complete_when_finish_says_so(seed, blocks, writes):
 
 def test_a_mirror_is_close_only_when_little_is_left():
     chance = random.Random(1)
-    size = 64 * BLOCK_BYTES
+    size = 64 * REQUEST_BYTES
     source, target = FakeExport(size, chance), FakeExport(size, chance)
     mirror = Mirror(source, target, size)
     mirror.begin()
@@ -81,16 +81,42 @@ def test_a_mirror_is_close_only_when_little_is_left():
         export = source if source.waiting else target
         export.step()
         copied += export is target
-    assert copied >= 64 - CLOSE_BLOCKS
+    assert copied >= 64 - CLOSE_BYTES // REQUEST_BYTES
 
 
 def test_an_error_ends_the_mirror():
     chance = random.Random(1)
-    source, target = FakeExport(BLOCK_BYTES, chance), FakeExport(BLOCK_BYTES, chance)
-    mirror = Mirror(source, target, BLOCK_BYTES)
+    source, target = FakeExport(REQUEST_BYTES, chance), FakeExport(REQUEST_BYTES, chance)
+    mirror = Mirror(source, target, REQUEST_BYTES)
     mirror.begin()
     done = []
     mirror.finish(done.append)
     source.waiting.pop().done(5)
     assert done == [5]
     assert mirror.status()["error"] == 5
+
+
+def test_a_small_write_makes_little_cross_again_and_neighbours_cross_together():
+    chance = random.Random(1)
+    size = 16 * REQUEST_BYTES
+    source, target = FakeExport(size, chance), FakeExport(size, chance)
+    source.disk[:] = b"\x01" * size
+    mirror = Mirror(source, target, size)
+    mirror.begin()
+    requests = 0
+    while source.waiting or target.waiting:
+        requests += bool(target.waiting)
+        (target if target.waiting else source).step()
+    assert requests == 16
+    assert mirror.copied_bytes == size
+    for at in (0, size // 2, size // 2 + LEAST_BLOCK_BYTES):
+        mirror.wrote(at, 4096)
+    while source.waiting or target.waiting:
+        (target if target.waiting else source).step()
+    assert mirror.copied_bytes == size + 3 * LEAST_BLOCK_BYTES
+
+
+def test_the_blocks_of_a_large_disk_are_larger_but_fit_a_request():
+    assert block_bytes(64 << 20) == block_bytes(LEAST_BLOCK_BYTES * MOST_BLOCKS) == LEAST_BLOCK_BYTES
+    assert block_bytes(LEAST_BLOCK_BYTES * MOST_BLOCKS + 1) == 2 * LEAST_BLOCK_BYTES
+    assert block_bytes(1 << 40) == REQUEST_BYTES
