@@ -24,6 +24,8 @@ Only :mod:`bench.cli` turns an error into an exit code; ``exit_code`` says which
 
 from __future__ import annotations
 
+import errno
+
 
 class BenchError(Exception):
     """Root of every error that is shown to a user as one message without a traceback.
@@ -126,3 +128,11 @@ class ResultError(BenchError):
     """A result directory is broken, too large, or of a schema this version cannot read."""
 
     exit_code = 2
+
+
+def of_full_disk(error: OSError) -> HostError | None:
+    """What a disk without room is to a user; None for any other error of the system."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    which = error.filename2 or error.filename or "a file"  # the second is a copy's destination
+    return HostError(f"cannot write {which}: {error.strerror}", "make room there, or name another -o")

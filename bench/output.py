@@ -13,6 +13,7 @@ from bench.errors import ScenarioError
 
 RUNS = Path("runs")
 RESULT = "result.json"
+LEAST_FREE_BYTES = 8 << 20  # a short run's result takes some MiB
 SURVIVAL = "survival.json"  # of a survival map
 
 
@@ -39,6 +40,11 @@ class OutputDirectory:
             if new and isinstance(error, FileExistsError):
                 raise
             raise ScenarioError("-o", "", str(path), f"a directory that can be made ({error.strerror})") from None
+        free = shutil.disk_usage(path).free
+        if free < LEAST_FREE_BYTES and not occupied:
+            self.take_back()
+            wanted = f"a place with at least {LEAST_FREE_BYTES >> 20} MiB of room ({free >> 10} KiB are free)"
+            raise ScenarioError("-o", "", str(path), wanted)
         if occupied:
             raise ScenarioError("-o", "", str(path), "a new or an empty directory, so that no result is overwritten")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 import bench
-from bench.errors import BenchError
+from bench.errors import BenchError, of_full_disk
 
 # In the order of `bench --help`.
 COMMANDS: Final = (
@@ -64,5 +64,11 @@ def main() -> None:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except OSError as error:
+        full = of_full_disk(error)
+        if full is None:
+            raise
+        print(f"bench: {full}", file=sys.stderr)  # noqa: T201
+        sys.exit(full.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

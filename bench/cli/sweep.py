@@ -13,7 +13,7 @@ from rich.text import Text
 
 import bench
 from bench.cli.app import app
-from bench.cli.common import find_scenario
+from bench.cli.common import find_scenario, notices_raise
 from bench.output import RUNS
 from bench.report.junit import write_junit
 
@@ -39,6 +39,7 @@ def sweep(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every run as JUnit XML.")] = None,
 ) -> None:
     """Run a scenario at many points, each several times, in random order; resumes where it stopped."""
+    from bench.host.sandbox import exit_status  # noqa: PLC0415
     from bench.sweep.plan import load_sweep  # noqa: PLC0415 - what a sweep needs is loaded for a sweep only
     from bench.sweep.run import Here, describe_plan, run_sweep  # noqa: PLC0415
     from bench.sweep.store import SweepStore  # noqa: PLC0415
@@ -57,7 +58,7 @@ def sweep(
     directory = output or RUNS / f"{stamp}-{plan.title}"
     store = SweepStore(directory, plan)
     try:
-        with contextlib.ExitStack() as stack:
+        with notices_raise(), contextlib.ExitStack() as stack:
             if scheduler is None:
                 executor: Here | object = Here()
             else:
@@ -65,9 +66,9 @@ def sweep(
 
                 executor = stack.enter_context(Cluster(scheduler))
             wrong = run_sweep(store, executor, lambda line: console.print(Text(line), soft_wrap=True), retry=retry)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as notice:
         console.print(f"stopped; `bench sweep {file} -o {directory}` goes on", soft_wrap=True, highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_status(notice)) from None
     finally:
         if junit is not None:
             write_junit(junit, [(row.job.label, row.result, row.error) for row in store.rows()])

@@ -50,13 +50,16 @@ def run_variables(
     ] = None,
 ) -> None:
     """Sweep each of the five variables that decide a migration's speed, and say what each of them does."""
-    from bench.host.sandbox import require_root  # noqa: PLC0415
+    from bench.host.sandbox import exit_status, require_root  # noqa: PLC0415
     from bench.plan import make_plan  # noqa: PLC0415
 
     require_root()
     path = find_scenario(scenario)
     given = list(settings or [])
-    base = load_scenarios(path, given)[0]
+    base, *more = load_scenarios(path, given)
+    if more:
+        modes = [one.migration.mode for one in (base, *more)]
+        raise ScenarioError(str(path), "migration.mode", modes, "one mode: a list of them is for `bench run`")
     plan = make_plan(base, str(path))
     links = [f"{one}-{other}" for one, other in plan.links if plan.storage in (one, other)]
     chosen = _chosen(variables(base, links), only or [], quick=quick)
@@ -70,15 +73,18 @@ def run_variables(
     place = OutputDirectory.choose(output, path)
     tasks = tasks_of(chosen, place.path)
     bar = Bar(console, [task.title for task in tasks])
-    problems: list[str] = []
-    if quick:
-        problems = measure_on_racks(tasks, planned, bar)
-    else:
-        with bar.from_(0):
-            for number, task in enumerate(tasks):
-                bar.at(number)
-                problems.append(run_apart(path, task, common))
-                write(gather(tasks, problems), place.path)
+    try:
+        with notices_raise():
+            problems = (
+                measure_on_racks(tasks, planned, bar) if quick else measure_apart(path, tasks, common, bar, place)
+            )
+    except KeyboardInterrupt as notice:
+        kept = any(task.has_result for task in tasks)
+        if not kept:
+            place.take_back()
+        said = f"the points that were measured are in {place.path}" if kept else "no point was measured"
+        console.print(f"stopped; {said}", soft_wrap=True, highlight=False)
+        raise typer.Exit(exit_status(notice)) from None
     swept = gather(tasks, problems)
     write(swept, place.path)
     for item in swept:
@@ -118,6 +124,19 @@ class Bar:
         self._progress.update(self._task, completed=number, description=self._titles[number], left=said)
 
 
+def measure_apart(
+    path: Path, tasks: Sequence[Task], settings: Sequence[str], bar: Bar, place: OutputDirectory
+) -> list[str]:
+    """Each in a process of its own; what is known is written after each. :returns: why each left no result."""
+    problems: list[str] = []
+    with bar.from_(0):
+        for number, task in enumerate(tasks):
+            bar.at(number)
+            problems.append(run_apart(path, task, settings))
+            write(gather(tasks, problems), place.path)
+    return problems
+
+
 def measure_on_racks(tasks: Sequence[Task], planned: Sequence[Planned], bar: Bar) -> list[str]:
     """All of them on one network; after one that failed on another. :returns: why each left no result."""
     problems: list[str] = []
@@ -145,7 +164,7 @@ def _on_one_rack(tasks: Sequence[Task], planned: Sequence[Planned], bar: Bar, fi
                 found.append("")
         return found
 
-    with notices_raise(), RunDirectory.create() as run_directory:
+    with RunDirectory.create() as run_directory:
         return list(call_in_sandbox(inside))
 
 

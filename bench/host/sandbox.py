@@ -402,8 +402,12 @@ def _exit_with(body: Callable[[], int], report_fd: int) -> NoReturn:
         code = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BenchError as error:
         _write_report(report_fd, error)
-    except BaseException:  # the last frame of the process
-        traceback.print_exc()
+    except BaseException as error:  # the last frame of the process
+        full = bench.errors.of_full_disk(error) if isinstance(error, OSError) else None
+        if full is not None:
+            _write_report(report_fd, full)
+        else:
+            traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

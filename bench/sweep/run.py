@@ -47,6 +47,7 @@ def run_sweep(store: SweepStore, executor: Executor, tell: Callable[[str], None]
                 except ResultError as error:
                     how = Done(how.code, error.message, how.output)
             if how.code > STOPPED and how.code != STOPPED + 9:
+                store.forget(job)
                 raise KeyboardInterrupt
             if how.error:
                 store.note_failure(job, how.error, how.output)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bench.errors import ResultError, ScenarioError
 from bench.figures import values
-from bench.output import RESULT
+from bench.output import RESULT, OutputDirectory
 from bench.result import RunResult
 from bench.sweep.plan import Job, SweepPlan
 
@@ -49,22 +49,21 @@ class SweepStore:
                 allowed = "the same sweep, to resume it; another one needs another directory"
                 raise ScenarioError("-o", "", str(directory), allowed)
             return
+        if directory.is_dir() and any(directory.iterdir()):
+            raise ScenarioError("-o", "", str(directory), "a new or an empty directory, or this sweep's, to resume it")
+        output = OutputDirectory(directory)
+        described = {
+            "schema": SCHEMA,
+            "title": plan.title,
+            "digest": plan.digest,
+            "scenario": str(plan.scenario),
+            "runs": [{"label": job.label, "settings": list(job.settings)} for job in plan.jobs],
+        }
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if any(directory.iterdir()):
-                raise ScenarioError(
-                    "-o", "", str(directory), "a new or an empty directory, or this sweep's, to resume it"
-                )
-            described = {
-                "schema": SCHEMA,
-                "title": plan.title,
-                "digest": plan.digest,
-                "scenario": str(plan.scenario),
-                "runs": [{"label": job.label, "settings": list(job.settings)} for job in plan.jobs],
-            }
             path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise ScenarioError("-o", "", str(directory), f"a directory that can be made ({error.strerror})") from None
+            output.take_back()
+            raise ScenarioError("-o", "", str(directory), f"a place to write to ({error.strerror})") from None
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
@@ -93,10 +92,14 @@ class SweepStore:
             failed = (self.place(job) / FAILED).exists()
             if self.is_done(job) and not (failed and retry):
                 continue
-            if self.place(job).exists():
-                shutil.rmtree(self.place(job))
+            self.forget(job)
             found.append(job)
         return found
+
+    def forget(self, job: Job) -> None:
+        """Remove what a run left that was cut short, its result above all: it is pending again."""
+        if self.place(job).exists():
+            shutil.rmtree(self.place(job))
 
     def note_failure(self, job: Job, error: str, output: str = "") -> None:
         """A run left no result: a row that says why."""

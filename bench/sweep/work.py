@@ -22,6 +22,11 @@ from bench.output import RESULT
 
 MAX_PACKED_BYTES: Final = 2 << 30
 MAX_OUTPUT_BYTES: Final = 1 << 16
+_ENTRY: Final = (
+    "import os, signal, sys; from bench.host.kernel import set_parent_death_signal; "
+    "set_parent_death_signal(signal.SIGKILL); os.getppid() == {parent} or sys.exit(1); "
+    "from bench.cli import main; main()"
+)
 GRACE_S: Final = 60.0
 """How long a run that is told to end may take for its clean-up."""
 
@@ -37,20 +42,23 @@ class Done:
 
 
 def command(scenario: Path, settings: Sequence[str], output: Path) -> list[str]:
-    """``bench run`` of this very installation."""
+    """``bench run`` of this very installation, which is killed when this process ends."""
     sets = [word for setting in settings for word in ("--set", setting)]
-    entry = "from bench.cli import main; main()"
-    return [sys.executable, "-c", entry, "run", str(scenario), *sets, "-o", str(output)]
+    return [sys.executable, "-c", _ENTRY.format(parent=os.getpid()), "run", str(scenario), *sets, "-o", str(output)]
 
 
 def run_here(scenario: Path, settings: Sequence[str], output: Path, timeout_ns: int) -> Done:
-    """Run it and wait. The run is in this process group: Ctrl-C reaches it too.
+    """Run it and wait. The run is in this process group: Ctrl-C reaches it too. It ends with this process, at once when
+    that is killed, or it would go on beside the next one.
 
-    :raises KeyboardInterrupt: after the run has ended.
+    :raises KeyboardInterrupt: after the run has ended; nothing of it is left, as a result cut short would count as one.
     """
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            command(scenario, settings, output), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+            command(scenario, settings, output),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
         )
         timed_out = False
         try:
@@ -61,6 +69,7 @@ def run_here(scenario: Path, settings: Sequence[str], output: Path, timeout_ns: 
                 code = _end(process)
         except BaseException:
             _end(process)
+            shutil.rmtree(output, ignore_errors=True)
             raise
         said.seek(max(0, said.seek(0, os.SEEK_END) - MAX_OUTPUT_BYTES))
         text = said.read().decode(errors="replace")

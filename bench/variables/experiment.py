@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,14 +14,12 @@ from bench.clock import NS_PER_S
 from bench.errors import ResultError
 from bench.output import RESULT
 from bench.result import RunResult
+from bench.sweep.work import run_here
 from bench.variables.fit import sentence
 from bench.variables.points import Point, Variable
 
 RUN_NS: Final = 600 * NS_PER_S
 STOPPED: Final = (130, 143, 129)
-_ENTRY: Final = "from bench.cli import main; main()"
-
-
 FIGURES: Final = (
     ("total time", "total_ns"),
     ("the transfer", "transfer_ns"),
@@ -126,6 +123,10 @@ class Task:
     place: Path
 
     @property
+    def has_result(self) -> bool:
+        return (self.place / RESULT).exists()
+
+    @property
     def title(self) -> str:
         return f"{self.variable.name}: {self.point.value:g} {self.variable.unit}"
 
@@ -144,18 +145,11 @@ def run_apart(scenario: Path, task: Task, settings: Iterable[str]) -> str:
 
     :raises KeyboardInterrupt: when it was stopped.
     """
-    words = [word for setting in (*settings, *task.variable.also, *task.point.settings) for word in ("--set", setting)]
-    argv = [sys.executable, "-c", _ENTRY, "run", str(scenario), *words, "-o", str(task.place)]
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_NS / NS_PER_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"the run took longer than {RUN_NS // NS_PER_S} s"
-    if done.returncode in STOPPED:
+    done = run_here(scenario, (*settings, *task.variable.also, *task.point.settings), task.place, RUN_NS)
+    if done.code in STOPPED:
+        shutil.rmtree(task.place, ignore_errors=True)
         raise KeyboardInterrupt
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return "" if (task.place / RESULT).exists() else said[-1][:300] if said else f"exit status {done.returncode}"
+    return done.error
 
 
 def measured(task: Task, problem: str) -> Measured:

@@ -8,6 +8,7 @@ run's time. A point that fails takes the network with it: the next one belongs i
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,7 @@ class Rack:
                 )
                 runner.run()
             if runner.notice:
+                shutil.rmtree(output, ignore_errors=True)  # a result cut short is no measurement
                 raise KeyboardInterrupt
         except BaseException:
             self.close()

@@ -154,3 +154,13 @@ def test_shipped_scenarios_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tm
     assert cli.find_scenario("nothing.toml") == Path("nothing.toml")
     (tmp_path / "smallest").write_text("")
     assert cli.find_scenario("smallest") == Path("smallest")
+
+
+def test_variables_take_one_mode(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bench.host.sandbox.require_root", lambda: None)
+    wanted = 'migration.mode=["precopy", "postcopy"]'
+    assert main(monkeypatch, "variables", "smallest", "--set", wanted, "-o", str(tmp_path / "x")) == 2
+    assert "one mode" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bench.errors import ScenarioError
+from bench.errors import ScenarioError, of_full_disk
 from bench.output import OutputDirectory
 
 
@@ -57,3 +59,17 @@ def test_without_a_wish_every_run_gets_its_own(tmp_path: Path, monkeypatch: pyte
     paths = [OutputDirectory.choose(None, Path("scenarios/smallest.toml")).path for _ in range(4)]
     assert len(set(paths)) == 4
     assert all(path.parent == Path("runs") and "-smallest" in path.name for path in paths)
+
+
+def test_a_place_without_room_is_refused_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.output.shutil.disk_usage", lambda _path: SimpleNamespace(free=12 << 10))
+    with pytest.raises(ScenarioError, match=r"at least 8 MiB of room \(12 KiB are free\)"):
+        OutputDirectory(tmp_path / "one" / "two")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_message_and_other_errors_are_not_it(tmp_path: Path) -> None:
+    full = of_full_disk(OSError(errno.ENOSPC, "No space left on device", str(tmp_path)))
+    assert full is not None
+    assert full.message == f"cannot write {tmp_path}: No space left on device"
+    assert of_full_disk(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import signal
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from made_up import migration, result
 
 from bench.cli import find_scenario
+from bench.clock import NS_PER_S
 from bench.errors import ResultError, ScenarioError
+from bench.sweep import work
 from bench.sweep.plan import Job, SweepPlan, load_sweep
 from bench.sweep.run import run_sweep
 from bench.sweep.store import SweepStore
@@ -47,6 +50,8 @@ class Pretended:
         for job in jobs:
             self.ran.append(job.label)
             if job.label == self.stops:
+                store.place(job).mkdir()
+                result(migrations=[migration(outcome="cancelled")]).write(store.place(job))
                 yield job, Done(130, "stopped", "")
             elif job.label == self.fails:
                 yield job, Done(1, "no switch", "bench: no switch\n")
@@ -77,6 +82,7 @@ def test_it_resumes_where_it_stopped(plan: SweepPlan, tmp_path: Path) -> None:
     first = Pretended(fails="memory=16MiB.r1", stops="memory=32MiB.r1")
     with pytest.raises(KeyboardInterrupt):
         run_sweep(store, first, lambda _line: None)
+    assert not store.place(plan.jobs[2]).exists()  # a result cut short would count as one
     store.place(plan.jobs[2]).mkdir()  # what the interrupted run left
     (store.place(plan.jobs[2]) / "scenario.json").write_text("{}")
     again = Pretended()
@@ -100,6 +106,36 @@ def test_another_sweep_s_directory_is_refused(plan: SweepPlan, tmp_path: Path) -
     (tmp_path / "out" / "sweep.json").write_text("[")
     with pytest.raises(ResultError, match="not a sweep"):
         SweepStore(tmp_path / "out", plan)
+
+
+STOPPED = """
+import os, pathlib, signal, time
+place = pathlib.Path(OUTPUT)
+place.mkdir()
+(place / "result.json").write_text("cut short")
+os.kill(os.getppid(), signal.SIGUSR1)
+time.sleep(60)
+"""
+
+
+def test_nothing_of_a_run_is_left_that_was_stopped_with_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "run"
+    told = STOPPED.replace("OUTPUT", repr(str(place)))
+    monkeypatch.setattr(work, "command", lambda *_given: [sys.executable, "-c", told])
+
+    def stop(_signum: int, _frame: object) -> None:
+        assert place.exists()
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work.run_here(tmp_path / "scenario.toml", (), place, 60 * NS_PER_S)
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert not place.exists()
 
 
 def test_packed_directories_come_back_whole(tmp_path: Path) -> None:
