@@ -78,9 +78,8 @@ class PackingSender(PageSender):
         self._round = 0
 
     def batch_pages(self, pages: int) -> int:
-        return (
-            max(1, min(wire.MAX_FRAME_PAGES, pages * self._plain_bytes // self._wire_bytes)) if self._ratio else pages
-        )
+        packed = pages * self._plain_bytes // self._wire_bytes if self._ratio else pages
+        return max(1, min(wire.MAX_FRAME_PAGES, packed))
 
     def expected_bytes(self, pages: int) -> int:
         plain = super().expected_bytes(pages)

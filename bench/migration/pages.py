@@ -13,7 +13,7 @@ is read back from memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,10 @@ from bench.migration.pieces import Part, Stretch
 from bench.migration.transport import Connection, Pacer
 from bench.migration.wire import Frame, Kind
 
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
 STRETCH_PAGES: Final = 16  # copying fewer costs less than the further system calls
+PLACED_PAGES: Final = 256  # of a run, read and then hashed
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ class PageSender:
         """What is sent from now on belongs to no round."""
 
     def batch_pages(self, pages: int) -> int:
-        """How many pages take as long on the link as *pages* plain ones do, up to :data:`wire.MAX_FRAME_PAGES`."""
+        """How many pages take as long on the link as *pages* plain ones do, and :meth:`send` takes at once."""
         return pages
 
     def expected_bytes(self, pages: int) -> int:
@@ -92,15 +95,31 @@ class PageSender:
         return cost
 
     def send(self, pages: Pages, totals: Sent) -> None:
-        """Send up to :data:`wire.MAX_FRAME_PAGES` pages (rising numbers), then wait as the pacer says.
+        """Send up to :data:`wire.MAX_RUN_PAGES` pages (rising numbers), and wait as the pacer says.
 
         :raises PeerLost: when the link or the peer is gone.
         """
         count = len(pages)
         first = int(pages[0])
+        if int(pages[-1]) - first + 1 == count:
+            zero = self._zeros(self._words[first : first + count])
+            if count <= wire.MAX_FRAME_PAGES or not zero.any():
+                self._send_frames(pages, zero, totals)
+                return
+        else:
+            zero = None
+        for begin in range(0, count, wire.MAX_FRAME_PAGES):
+            part = slice(begin, begin + wire.MAX_FRAME_PAGES)
+            self._send_frames(pages[part], None if zero is None else zero[part], totals)
+
+    def _send_frames(self, pages: Pages, zero: Flags | None, totals: Sent) -> None:
+        """Send pages that fit a frame of their kind. :param zero: which of them are zero, if that is known already."""
+        count = len(pages)
+        first = int(pages[0])
         neighbours = int(pages[-1]) - first + 1 == count
         rows = self._words[first : first + count] if neighbours else self._gather(pages)
-        zero = self._zeros(rows)
+        if zero is None:
+            zero = self._zeros(rows)
         zeros = int(np.count_nonzero(zero))
         if not zeros:
             head = wire.encode_run(first, count) if neighbours else wire.encode_pages(pages.astype(np.uint32))
@@ -125,7 +144,7 @@ class PageSender:
             self.outlet.pause(Deadline(due_ns - begin_ns))
             self._paced_ns += now_ns() - begin_ns
 
-    def _zeros(self, rows: Words) -> npt.NDArray[np.bool_]:
+    def _zeros(self, rows: Words) -> Flags:
         if not self.find_zeros:
             return np.zeros(len(rows), dtype=np.bool_)
         with self._zero_meter:
@@ -180,8 +199,14 @@ class PageReceiver:
     def place(self, frame: Frame) -> None:
         """Read the payload of a RUN, PAGES, ZERO, PACKED or DELTA frame and put it where it belongs."""
         payload = self.room(frame, self._scratch)
-        self._connection.read_into(payload)
-        self.settle(frame, payload)
+        if frame.kind is not Kind.RUN:
+            self._connection.read_into(payload)
+            self.settle(frame, payload)
+            return
+        for begin in range(0, frame.count, PLACED_PAGES):  # hashed while it is in the cache
+            count = min(PLACED_PAGES, frame.count - begin)
+            self._connection.read_into(payload[begin * wire.PAGE_BYTES : (begin + count) * wire.PAGE_BYTES])
+            self._settle_run(frame.value + begin, count)
 
     def room(self, frame: Frame, scratch: Words) -> memoryview:
         """Where the payload of such a frame is to be read into.
@@ -195,15 +220,20 @@ class PageReceiver:
 
     def settle(self, frame: Frame, payload: memoryview) -> None:
         """The payload is whole: put it where it belongs. :raises WireError: when it is not what its frame says."""
+        if frame.kind is Kind.RUN:
+            self._settle_run(frame.value, frame.count)
+            return
         self._round_pages += frame.pages
         if frame.kind is Kind.ZERO:
             self._place_zero(frame.runs)
-        elif frame.kind is Kind.RUN:
-            self._written[frame.value : frame.value + frame.count] = True
-            if self._hashes is not None:
-                self._hashes.update_range(self._memory.words, frame.value, frame.count)
         else:
             self._place_pages(frame, payload)
+
+    def _settle_run(self, first: int, count: int) -> None:
+        self._round_pages += count
+        self._written[first : first + count] = True
+        if self._hashes is not None:
+            self._hashes.update_range(self._memory.words, first, count)
 
     def end_round(self, frame: Frame) -> None:
         """:raises WireError: when the round held other pages than its sender counted."""

@@ -171,7 +171,8 @@ class Rounds:
             rate = min(rate or limit, limit)
         if rate:
             rate = max(1, rate // self._outlet.count)  # of one stream, when all are busy
-        return self.sender.batch_pages(chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, wire.MAX_FRAME_PAGES))
+        most = wire.MAX_RUN_PAGES if self._outlet.count == 1 else wire.MAX_FRAME_PAGES  # streams take turns by frames
+        return self.sender.batch_pages(chunk_pages(rate, CHUNK_NS, wire.PAGE_BYTES, most))
 
     def _early_rate(self) -> int | None:
         """What the first round has reached so far."""

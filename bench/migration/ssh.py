@@ -40,6 +40,7 @@ from bench.migration.transport import (
     TransportInfo,
     Watched,
     connected,
+    hurry,
     listen,
     ready_beside,
     set_timeouts,
@@ -187,6 +188,9 @@ class TunnelConnection(Connection):
         set_timeouts(self._link, link_timeout_ns)
         whole, part = divmod(link_timeout_ns, NS_PER_S)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part // 1000))
+
+    def hurry(self) -> None:
+        hurry(self._link)
 
     def limit_queue(self, limit_bytes: int) -> None:
         """Shared by the pair to the pump and the TCP connection."""

@@ -65,7 +65,8 @@ from bench.memory.bitmap import Pages, runs
 PAGE_BYTES: Final = 4096
 VERSION: Final = 1
 MAGIC: Final = int.from_bytes(b"BENCHMIG", "little")
-MAX_FRAME_PAGES: Final = 256  # 1 MiB: the largest piece between two looks at a cancel
+MAX_FRAME_PAGES: Final = 256  # 1 MiB: what both sides have room for beside the guest's memory
+MAX_RUN_PAGES: Final = 2048  # 8 MiB, which need no room; a frame costs as much work as 100 KiB of its payload
 MAX_ZERO_RUNS: Final = 16384
 MAX_META_BYTES: Final = 256 << 10
 MAX_DEVICE_BYTES: Final = 1 << 30
@@ -128,6 +129,7 @@ _JSON_KINDS: Final = frozenset(
 _SQUEEZED: Final = (Kind.PACKED, Kind.DELTA)
 TRANSFERS: Final = (Kind.RUN, Kind.PAGES, Kind.ZERO, *_SQUEEZED)
 _RUN_LISTS: Final = frozenset({Kind.ZERO, Kind.MISSING})
+_MOST: Final[Mapping[Kind, int]] = {Kind.RUN: MAX_RUN_PAGES, **dict.fromkeys(_RUN_LISTS, MAX_ZERO_RUNS)}
 _META_ITEM_BYTES: Final[Mapping[Kind, int]] = {
     Kind.PAGES: 4,
     Kind.REQUEST: 4,
@@ -312,7 +314,7 @@ class Decoder:
         if kind in _JSON_KINDS:
             good = count == 0 and value == (MAGIC if kind is Kind.HELLO else 0) and 2 <= meta_bytes <= MAX_META_BYTES
         elif kind in TRANSFERS or kind in _META_ITEM_BYTES:
-            limit = MAX_ZERO_RUNS if kind in _RUN_LISTS else MAX_FRAME_PAGES
+            limit = _MOST.get(kind, MAX_FRAME_PAGES)
             good = 1 <= count <= limit and meta_bytes == count * _META_ITEM_BYTES.get(kind, 0)
             if kind is Kind.RUN:
                 good = good and value + count <= self.memory_pages

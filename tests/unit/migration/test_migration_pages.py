@@ -57,13 +57,17 @@ def receive_round(connection, receiver, decoder):
 
 page_sets = st.one_of(
     st.sets(st.integers(0, PAGES - 1), min_size=1, max_size=80),
-    st.tuples(st.integers(0, PAGES - 1), st.integers(1, 256)).map(lambda r: set(range(r[0], min(PAGES, sum(r))))),
+    st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(lambda r: set(range(r[0], min(PAGES, sum(r))))),
+    st.sets(st.integers(0, PAGES - 1), max_size=9).map(lambda left_out: set(range(PAGES)) - left_out),
 ).map(lambda pages: np.array(sorted(pages), dtype=np.int64))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(page_sets, st.integers(0, 2**32), st.floats(0, 1)), min_size=1, max_size=4))
-def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds):
+@given(
+    st.lists(st.tuples(page_sets, st.integers(0, 2**32), st.sampled_from([0, 0.01, 0.5, 1])), min_size=1, max_size=4),
+    st.sampled_from([100, wire.MAX_FRAME_PAGES, wire.MAX_RUN_PAGES]),
+)
+def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds, chunk):
     """Pages become zero and are written again; each round sends what it changed, as one that was dirty."""
     with (
         connected() as (left, right),
@@ -81,8 +85,8 @@ def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds):
             thread = threading.Thread(target=receive_round, args=(right, receiver, decoder))
             thread.start()
             sent = Sent()
-            for begin in range(0, len(pages), 256):
-                sender.send(pages[begin : begin + 256], sent)
+            for begin in range(0, len(pages), chunk):
+                sender.send(pages[begin : begin + chunk], sent)
             left.send(wire.encode_round_end(number, sent.pages))
             thread.join(10)
             assert not thread.is_alive()
@@ -92,6 +96,40 @@ def test_rounds_of_any_pages_leave_both_memories_and_hashes_equal(rounds):
         whole = PageHashes(PAGES, BLOCK_PAGES)
         whole.update_range(source.words)
         assert hashes.digest() == whole.digest()
+
+
+def test_neighbours_leave_in_one_frame_and_others_in_frames_that_fit_the_room(pair, memories):
+    left, right = pair
+    source, destination = memories
+    source.words[:] = 1
+    frames = []
+
+    def receive():
+        decoder = wire.Decoder(right, wire.TO_DESTINATION, PAGES)
+        receiver = PageReceiver(right, destination, None)
+        while (frame := decoder.next()).kind is not Kind.ROUND_END:
+            frames.append((frame.kind, frame.pages))
+            receiver.place(frame)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    sender = PageSender(left, source, Pacer(0))
+    sender.send(np.arange(PAGES), Sent())
+    sender.send(np.delete(np.arange(PAGES), 300), Sent())
+    left.send(wire.encode_round_end(1, 0))
+    thread.join(10)
+    most = wire.MAX_FRAME_PAGES
+    rest = [(Kind.RUN, most), (Kind.PAGES, most), (Kind.RUN, PAGES - 1 - 2 * most)]
+    assert frames == [(Kind.RUN, PAGES), *rest]
+
+
+def test_what_was_lost_at_the_end_is_sent_again_soon_where_the_kernel_can(pair):
+    try:
+        pair[0].sock.getsockopt(socket.IPPROTO_TCP, transport.TCP_RTO_MIN_US)
+    except OSError:
+        pytest.skip("TCP_RTO_MIN_US: needs Linux 6.16")
+    pair[0].hurry()
+    assert pair[0].sock.getsockopt(socket.IPPROTO_TCP, transport.TCP_RTO_MIN_US) == transport.HURRIED_US
 
 
 def test_zero_pages_cost_a_few_bytes(pair, memories):

@@ -159,7 +159,7 @@ def u32(*values: int) -> bytes:
         forged(Kind.RUN, 0, 0, b""),
         forged(Kind.RUN, 1, MEMORY_PAGES, b""),
         forged(Kind.RUN, 1, 2**64 - 1, b""),
-        forged(Kind.RUN, wire.MAX_FRAME_PAGES + 1, 0, b""),
+        forged(Kind.RUN, wire.MAX_RUN_PAGES + 1, 0, b""),
         forged(Kind.PAGES, 2, 0, u32(5, 5)),
         forged(Kind.PAGES, 2, 0, u32(6, 5)),
         forged(Kind.PAGES, 1, 0, u32(MEMORY_PAGES)),
