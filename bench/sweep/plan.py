@@ -32,8 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.clock import NS_PER_S
 from bench.errors import ScenarioError
 from bench.scenario import load_scenario
 from bench.scenario.loading import read_raw
@@ -60,6 +61,13 @@ class SweepFile(BaseModel):
     set: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, Any] = Field(default_factory=dict)
     points: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout(cls, value: int) -> int:
+        if value < NS_PER_S:
+            raise ValueError("a duration of '1s' or more")
+        return value
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,10 @@ def load_sweep(path: Path, find_scenario: Any, overrides: tuple[str, ...] = ()) 
         key = ".".join(str(part) for part in error["loc"])
         known = f"the keys {', '.join(SweepFile.model_fields)}"
         raise ScenarioError(
-            where, key, error["input"], known if error["type"] == "extra_forbidden" else error["msg"]
+            where,
+            key,
+            error["input"],
+            known if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, "),
         ) from None
     scenario = path.parent / file.scenario
     if not scenario.is_file():
