@@ -31,6 +31,7 @@ from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, ScenarioError
 from bench.guest.port import card_interface
 from bench.host.commands import python_environment, run
+from bench.host.sandbox import interrupt_answered
 from bench.link.impairment import from_spec
 from bench.migration.announce import frames
 from bench.moving.schedule import Order
@@ -217,6 +218,16 @@ class BenchCLI(CLI):  # type: ignore[misc]
     def __init__(self, shell: Shell, **options: Any) -> None:
         self.shell = shell
         super().__init__(shell.testbed.net, **options)
+
+    def preloop(self) -> None:
+        """After Ctrl-C at the prompt, or one that a command did not catch, too."""
+        super().preloop()
+        interrupt_answered()
+
+    def postcmd(self, stop: bool, line: str) -> bool:
+        """Ctrl-C gives up what goes on, not the command line."""
+        interrupt_answered()
+        return bool(super().postcmd(stop, line))
 
     def _safely(self, work: Callable[[], None]) -> None:
         try:

@@ -17,7 +17,8 @@ which go to the foreground process group, away from the runner and all its child
 and writes the signal's number into the pipe to init, which sends it to the runner. So the runner gets exactly one
 notice, as :class:`KeyboardInterrupt` (SIGINT) or its subclass :class:`Terminated`. One key press may reach the outer
 process twice (from the terminal and from a wrapper such as timeout(1) or sudo): for :data:`SAME_NOTICE_NS` it counts as
-one. A further notice kills the sandbox, and so does a tear-down that takes longer than its grace period.
+one. A further notice kills the sandbox, and so does a tear-down that takes longer than its grace period; unless the
+runner says that Ctrl-C was for something else and that it goes on (:func:`interrupt_answered`), as a command line does.
 """
 
 from __future__ import annotations
@@ -76,6 +77,18 @@ def notices_held() -> Iterator[None]:
             signal.signal(signum, handler)
         if came:
             signal.raise_signal(came[0])
+
+
+_answer: Callable[[], None] | None = None  # in a runner
+
+
+def interrupt_answered() -> None:
+    """In a runner: whatever Ctrl-C was for has been done, and nothing is torn down. The next one is the first again.
+
+    Idempotent, and without effect on a notice that asks for the end (SIGTERM, SIGHUP).
+    """
+    if _answer is not None:
+        _answer()
 
 
 def require_root() -> None:
@@ -138,19 +151,23 @@ class _Outer:
         self._grace_ns = grace_ns
         self._first_ns: int | None = None
         self._kill_at: Deadline | None = None
+        self._interrupted = False  # all that was noticed so far was Ctrl-C
 
     def run(self) -> int:
         lifeline, self._notices = os.pipe2(os.O_CLOEXEC)
+        self._answers, answers = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, self._notices)
+            stack.callback(os.close, self._answers)
             with contextlib.closing(_Signals(_NOTICES)) as signals:
                 # Job control would stop this process alone and leave the run going on unwatched.
                 former = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
                 stack.callback(signal.signal, signal.SIGTSTP, former)
                 try:
-                    pid = self._fork_init(lifeline, signals)
+                    pid = self._fork_init(lifeline, answers, signals)
                 finally:
                     os.close(lifeline)
+                    os.close(answers)
                 self._pidfd = os.pidfd_open(pid)
                 stack.callback(os.close, self._pidfd)
                 try:
@@ -161,7 +178,7 @@ class _Outer:
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
-    def _fork_init(self, lifeline: int, signals: _Signals) -> int:
+    def _fork_init(self, lifeline: int, answers: int, signals: _Signals) -> int:
         """Fork PID 1 of a new pid namespace; only children are moved into it, and later ones are not."""
         with contextlib.ExitStack() as stack:
             try:
@@ -176,8 +193,10 @@ class _Outer:
             pid = os.fork()
             if pid == 0:
                 os.close(self._notices)  # else the pipe would never end
+                os.close(self._answers)
                 signals.forget()
-                _exit_with(lambda: _Init(self._main, lifeline, self._report_fd, mask).run(), self._report_fd)
+                init = _Init(self._main, lifeline, answers, self._report_fd, mask)
+                _exit_with(init.run, self._report_fd)
         return pid
 
     def _watch(self, signals: _Signals) -> None:
@@ -185,21 +204,33 @@ class _Outer:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         poll.register(signals.fileno(), select.POLLIN)
+        poll.register(self._answers, select.POLLIN)
         while True:
             timeout_ms = None if self._kill_at is None else self._kill_at.remaining_ns // NS_PER_MS + 1
             ready = dict(poll.poll(timeout_ms))
             if self._pidfd in ready:
                 return
+            if self._answers in ready and not self._read_answers():
+                poll.unregister(self._answers)
             if self._kill_at is not None and self._kill_at.expired:
                 print(f"bench: not torn down within {self._grace_ns / NS_PER_S:g} s: killed", file=sys.stderr)  # noqa: T201
+                self._kill_at = None
                 self._kill()
             for signum in signals.read():
                 if signum in _NOTICES:
                     self._notice(signum)
 
+    def _read_answers(self) -> bool:
+        """The runner goes on after Ctrl-C. :returns: False when nothing more can come: it has ended."""
+        said = os.read(self._answers, 64)
+        if said and self._interrupted:
+            self._first_ns = self._kill_at = None
+        return bool(said)
+
     def _notice(self, signum: int) -> None:
         if self._first_ns is None:
             self._first_ns = now_ns()
+            self._interrupted = signum == signal.SIGINT
             self._kill_at = Deadline(self._grace_ns)
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._notices, bytes([signum]))
@@ -214,9 +245,12 @@ class _Outer:
 class _Init:
     """PID 1 of the sandbox; sets it up, forks the runner, then reaps and passes notices on until the runner ends."""
 
-    def __init__(self, main: Callable[[], int], lifeline: int, report_fd: int, mask: Iterable[int]) -> None:
+    def __init__(
+        self, main: Callable[[], int], lifeline: int, answers: int, report_fd: int, mask: Iterable[int]
+    ) -> None:
         self._main = main
         self._lifeline = lifeline
+        self._answers = answers
         self._report_fd = report_fd
         self._mask = mask
 
@@ -235,7 +269,8 @@ class _Init:
             if runner == 0:
                 signals.forget()
                 os.close(self._lifeline)
-                _exit_with(lambda: _run(self._main, self._mask), self._report_fd)
+                _exit_with(lambda: _run(self._main, self._answers, self._mask), self._report_fd)
+            os.close(self._answers)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
             kernel.set_process_name("bench-init")
             return self._watch(runner, signals)
@@ -274,19 +309,28 @@ def _reap(runner: int) -> int | None:
             code = code if code >= 0 else 128 - code
 
 
-def _run(main: Callable[[], int], mask: Iterable[int]) -> int:
+def _run(main: Callable[[], int], answers: int, mask: Iterable[int]) -> int:
     """The runner: notices become exceptions, then *main*. Signals are blocked until now; *mask* was the outer's."""
-    noticed = False
+    global _answer  # noqa: PLW0603 - of this process, which is this runner and nothing else
+    noticed = 0
 
     def notice(signum: int, _frame: FrameType | None) -> None:
         nonlocal noticed
         if noticed:
             return  # the tear-down is under way; the outer process kills the sandbox when asked again
-        noticed = True
+        noticed = signum
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise Terminated(signum)
 
+    def answer() -> None:
+        nonlocal noticed
+        if noticed == signal.SIGINT:
+            noticed = 0
+            with contextlib.suppress(OSError):  # the outer process is gone
+                os.write(answers, b"!")
+
+    _answer = answer
     for signum in _NOTICES:
         signal.signal(signum, notice)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -20,7 +21,7 @@ from bench.errors import HostError, ScenarioError
 from bench.host.commands import python_environment
 from bench.host.kernel import start_ticks
 from bench.host.ledger import read_ledger
-from bench.host.sandbox import SAME_NOTICE_NS, call_in_sandbox, run_in_sandbox
+from bench.host.sandbox import SAME_NOTICE_NS, call_in_sandbox, interrupt_answered, run_in_sandbox
 
 pytestmark = pytest.mark.root
 
@@ -237,6 +238,31 @@ def test_endless_teardown_is_cut_short(capfd: pytest.CaptureFixture[str]) -> Non
     os.close(ready)
     os.close(tell)
     assert "not torn down within 0.2 s" in capfd.readouterr().err
+
+
+def test_ctrl_c_that_was_for_something_else_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """As on a command line: it goes on, for longer than a tear-down may take, and the next one is the first again."""
+    ready, tell = os.pipe()
+    press = f"while read line; do kill -INT {os.getpid()}; done"
+    helper = subprocess.Popen(["sh", "-c", press], stdin=ready)
+    grace_ns = NS_PER_S // 5
+
+    def command_line() -> int:
+        for _ in range(3):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.write(tell, b"now\n")
+                time.sleep(600)
+            interrupt_answered()
+        time.sleep(3 * grace_ns / NS_PER_S)
+        return 7
+
+    try:
+        assert run_in_sandbox(command_line, grace_ns=grace_ns) == 7
+    finally:
+        os.close(tell)
+        os.close(ready)
+        helper.wait()
+    assert "killed" not in capfd.readouterr().err
 
 
 def test_what_the_sandbox_looks_like() -> None:
