@@ -87,6 +87,7 @@ def test_a_firewall_that_forgets_kills_connections(tmp_path: Path) -> None:
     assert "conntrack_flushed" in (sick.output / "events.jsonl").read_text()
 
 
+@pytest.mark.alone  # what its neighbour sends is over after 13 s
 def test_a_bond_takes_a_rarp_for_a_reflection_and_obeys_a_gratuitous_arp(tmp_path: Path) -> None:
     """The neighbour on the hypervisor that the guest has left goes on sending to the old place, or not."""
     sick, cured = pair(tmp_path, "slb-bond")
