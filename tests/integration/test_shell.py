@@ -50,6 +50,7 @@ def test_a_person_at_the_shell(tmp_path: Path) -> None:
         shell.expect("c1 h1 h2")
         shell.type("c1 ip -br link\n")
         shell.expect("c1-eth0")
+        shell.expect(PROMPT)  # what is typed before is the program's
         shell.type("h1 sysctl -n net.ipv4.ip_local_reserved_ports\n")  # where migrations come in, kept from others
         shell.expect("49152")
         shell.expect(PROMPT)
