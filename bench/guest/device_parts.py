@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from bench.clock import NS_PER_S, Deadline
+from bench.clock import Deadline
 from bench.errors import GuestError
 from bench.guest import device_state
 from bench.guest.cards import GuestCards
@@ -18,9 +18,7 @@ from bench.guest.config import GuestConfig
 from bench.guest.device_state import DeviceState
 from bench.guest.disks import NoDisks
 from bench.guest.sockets import Sockets
-from bench.guest.vcpu_client import Vcpu, loading
-
-_VCPU_NS: Final = 2 * NS_PER_S
+from bench.guest.vcpu_client import VCPU_NS, Vcpu, loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class DeviceParts:
         :raises GuestError: when a part refuses what it is given; the sockets are of no use then.
         """
         try:
-            with loading(self.vcpus, state.registers, Deadline(_VCPU_NS)):
+            with loading(self.vcpus, state.registers, Deadline(VCPU_NS)):
                 self.cards.set_neighbours(state.neighbours)
                 self.sockets.outbound.restore(state.flows)
                 self.sockets.restore(state.streams, state.datagrams, state.counters)

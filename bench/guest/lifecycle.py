@@ -47,7 +47,7 @@ from bench.guest.states import State
 from bench.guest.stats import applied, guest_stats
 from bench.guest.store import Store
 from bench.guest.throttle import VcpuThrottle
-from bench.guest.vcpu_client import Vcpu, pause_all, start_all
+from bench.guest.vcpu_client import VCPU_NS, Vcpu, pause_all, start_all
 from bench.guest.vcpu_limits import VcpuLimits
 from bench.guest.watched_memory import WatchedMemory
 from bench.guest.workload import split
@@ -57,7 +57,6 @@ from bench.host.memfd import memfd_of
 from bench.memory.image import PAGE_BYTES, GuestMemory
 
 _VCPU_START_NS = 60 * NS_PER_S
-_VCPU_NS = 2 * NS_PER_S
 
 log = logging.getLogger("guest")
 
@@ -230,7 +229,7 @@ class ProcessGuest:
             self._disks.quiesce()
             sockets.freeze()
             self.release_throttle()  # one that is held back could not stop until its next period
-            registers = pause_all(self._vcpus, Deadline(_VCPU_NS))
+            registers = pause_all(self._vcpus, Deadline(VCPU_NS))
             times["vcpus_stopped_ns"] = now_ns()
             sockets.drain()
             self._wired_port().cut()
@@ -463,7 +462,7 @@ class ProcessGuest:
 
     def _run_vcpus(self) -> None:
         for vcpu in self._vcpus:
-            vcpu.run(Deadline(_VCPU_NS))
+            vcpu.run(Deadline(VCPU_NS))
 
     def _watch(self, vcpu: Vcpu) -> None:
         self._loop.watch(vcpu.channel.fileno(), 1, lambda _events: self._died(f"vCPU {vcpu.index} ended by itself"))

@@ -13,6 +13,7 @@ from bench.errors import BenchError, GuestError
 from bench.guest.workload import Parameters
 from bench.host.channel import Channel
 
+VCPU_NS = 2 * NS_PER_S  # for an answer that a vCPU has at once
 _STOP_NS = 2 * NS_PER_S
 
 Registers = Mapping[str, Any]
@@ -83,10 +84,6 @@ class Vcpu:
     def pause(self, deadline: Deadline) -> dict[str, Any]:
         """Stop at a whole write. :returns: the registers; nothing is written after this."""
         return _registers(self.channel.call("pause", deadline=deadline))
-
-    def load(self, registers: Registers, deadline: Deadline) -> None:
-        """Go on where *registers* were taken, at the next :meth:`run`; only while paused."""
-        self.channel.call("load", {"registers": dict(registers)}, deadline=deadline)
 
     def track(self, enable: bool, method: str, deadline: Deadline) -> tuple[int, int]:
         """Arm or disarm write tracking. :returns: (pid, base), a writer for a tracker."""

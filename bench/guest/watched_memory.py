@@ -10,16 +10,15 @@ import os
 import signal
 from collections.abc import Sequence
 
-from bench.clock import NS_PER_S, Deadline
+from bench.clock import Deadline
 from bench.errors import BenchError, GuestError
-from bench.guest.vcpu_client import Vcpu
+from bench.guest.vcpu_client import VCPU_NS, Vcpu
 from bench.host.kernel import set_parent_death_signal
 from bench.memory.image import GuestMemory
 from bench.memory.pager import ExpectedPages, expect_pages
 from bench.memory.uffd import WriteTracking, arm_write_tracking
 
 TRACK_METHODS = ("pagemap-scan", "soft-dirty")
-_VCPU_NS = 2 * NS_PER_S
 
 
 class WatchedMemory:
@@ -55,7 +54,7 @@ class WatchedMemory:
                 if method == "pagemap-scan":
                     self._tracking = arm_write_tracking(self._memory.base, self._memory.size_bytes)
                 for vcpu in self._vcpus:
-                    vcpu.track(True, method, Deadline(_VCPU_NS))
+                    vcpu.track(True, method, Deadline(VCPU_NS))
             except BenchError:
                 self.stop_tracking()
                 raise
@@ -69,7 +68,7 @@ class WatchedMemory:
             self._tracking = None
         if method:
             for vcpu in self._vcpus:
-                vcpu.track(False, method, Deadline(_VCPU_NS))
+                vcpu.track(False, method, Deadline(VCPU_NS))
 
     # post-copy
 
@@ -86,7 +85,7 @@ class WatchedMemory:
             set_parent_death_signal(signal.SIGKILL)
             self._expected = expect_pages(self._memory.base, self._memory.size_bytes)
             fds.append(os.dup(self._expected.fd))
-            fds.extend(vcpu.expect(True, Deadline(_VCPU_NS)) for vcpu in self._vcpus)
+            fds.extend(vcpu.expect(True, Deadline(VCPU_NS)) for vcpu in self._vcpus)
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -101,5 +100,5 @@ class WatchedMemory:
         self._expected.end()
         self._expected = None
         for vcpu in self._vcpus:
-            vcpu.expect(False, Deadline(_VCPU_NS))
+            vcpu.expect(False, Deadline(VCPU_NS))
         set_parent_death_signal(0)

@@ -13,7 +13,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import GuestError
 from bench.guest.pacing import BATCH_WRITES, Pacer, Rate
 from bench.guest.vcpu import Writer
-from bench.guest.vcpu_client import Vcpu, pause_all, start_all
+from bench.guest.vcpu_client import Vcpu, loading, pause_all, start_all
 from bench.guest.workload import Parameters, Workload, split
 from bench.host.channel import ChannelClosed
 from bench.memory.image import GuestMemory
@@ -135,8 +135,9 @@ def test_pausing_and_going_on_in_new_processes_over_copied_memory_equals_an_unin
             there.pages[:] = memory.pages
             skeletons = start_all(there.fd, MEMORY_BYTES, parameters, deadline=soon())
             try:
-                for skeleton, state in zip(skeletons, registers, strict=True):
-                    skeleton.load(state, soon())
+                with loading(skeletons, registers, soon()):
+                    pass
+                for skeleton in skeletons:
                     skeleton.run(soon())
                 for skeleton, position in zip(skeletons, positions, strict=True):
                     advance(skeleton, position + 3000)
@@ -177,8 +178,9 @@ def test_commands_are_answered_while_a_check_runs(memory: GuestMemory) -> None:
         advance(vcpu, 2000)
         check = vcpu.channel.post("check", {"limit": 1 << 22})
         position = vcpu.pause(soon())["position"]
-        with pytest.raises(GuestError):  # refused during the check, or, if that is over, for its registers
-            vcpu.load({}, soon())
+        # refused during the check, or, if that is over, for its registers
+        with pytest.raises(GuestError), loading([vcpu], [{}], soon()):
+            pass
         assert check
         assert vcpu.stats(soon())["writes"] == position
     finally:
@@ -218,8 +220,9 @@ def test_refusals_leave_it_usable(memory: GuestMemory) -> None:
             with pytest.raises(GuestError):
                 vcpu.channel.call(command, args, deadline=soon())
         vcpu.run(soon())
-        with pytest.raises(GuestError, match="paused"):
-            vcpu.load(vcpu.channel.call("stats", deadline=soon()), soon())
+        registers = vcpu.channel.call("stats", deadline=soon())
+        with pytest.raises(GuestError, match="paused"), loading([vcpu], [registers], soon()):
+            pass
         assert vcpu.alive
     finally:
         vcpu.quit()
