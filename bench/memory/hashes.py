@@ -8,7 +8,8 @@ the digest is BLAKE2b over the table (little-endian, in page order), so two side
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +60,7 @@ class PageHashes:
         for block in range(first // self.block_pages, end_block, len(self._slices)):
             number = min(len(self._slices), end_block - block)
             part = view[block * self._block_bytes : (block + number) * self._block_bytes]
-            hashes = map(xxhash.xxh3_64_intdigest, map(part.__getitem__, self._slices[:number]))
-            self.table[block : block + number] = np.fromiter(hashes, dtype=np.uint64, count=number)
+            self._note(slice(block, block + number), map(part.__getitem__, self._slices[:number]), number)
 
     def _hash(self, memory: npt.NDArray[np.uint64] | npt.NDArray[np.uint8], blocks: npt.NDArray[np.integer]) -> None:
         view = memory.data.cast("B")
@@ -69,13 +69,16 @@ class PageHashes:
             begins = batch.astype(np.int64) * self._block_bytes
             # no object of numpy's for each block, and no loop of Python's: either would cost as much as a page's hash
             slices = map(slice, begins.tolist(), (begins + self._block_bytes).tolist())
-            hashes = map(xxhash.xxh3_64_intdigest, map(view.__getitem__, slices))
-            self.table[batch] = np.fromiter(hashes, dtype=np.uint64, count=len(batch))
+            self._note(batch, map(view.__getitem__, slices), len(batch))
+
+    def _note(self, blocks: npt.NDArray[np.integer] | slice, contents: Iterable[Any], count: int) -> None:
+        """These *count* blocks hold *contents*, buffers."""
+        self.table[blocks] = np.fromiter(map(xxhash.xxh3_64_intdigest, contents), dtype=np.uint64, count=count)
 
     def put(self, pages: npt.NDArray[np.integer], rows: npt.NDArray[np.uint64]) -> None:
         """Note what these pages hold: *rows*, shape (pages, 512). Only where each page has its hash."""
         self._require_single()
-        self.table[pages] = np.fromiter(map(xxhash.xxh3_64_intdigest, rows), dtype=np.uint64, count=len(rows))
+        self._note(pages, rows, len(rows))
 
     def mark_zero(self, pages: npt.NDArray[np.integer]) -> None:
         """Note that these pages are zero, without reading them. Only where each page has its hash."""
