@@ -55,10 +55,7 @@ def run_here(scenario: Path, settings: Sequence[str], output: Path, timeout_ns: 
     """
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            command(scenario, settings, output),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
+            command(scenario, settings, output), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
         )
         timed_out = False
         try:
