@@ -24,11 +24,15 @@ SICK = {
     "unannounced": ("relearned", 1000),
     "late-wiring": ("port wired", 2900),
     "announced-too-early": ("relearned", 500),
-    "lost-rarps": ("relearned", 1000),
+    "lost-rarps": ("relearned", 2000),
     "stale-gateway": ("client's wait or reply", 800),
     "two-holders": ("relearned", 800),
     "rto-backoff": ("client's wait", 1800),
 }
+
+# The cures that do not end it at once, in ms: others take less than half of what the sick one takes at least. What the
+# guest sent last goes on being learnt, for up to two rounds of Open vSwitch's revalidator (docs/relearning.md).
+CURED_WITHIN = {"lost-rarps": 1250}
 
 
 def pair(directory: Path, name: str, *more: str) -> tuple[Bench, Bench]:
@@ -74,7 +78,7 @@ def test_it_is_sick_for_the_named_reason_and_cured(name: str, tmp_path: Path) ->
     assert max(parts, key=lambda part: parts[part]) in at, parts
     assert sum(parts[stage] for stage in at) >= least_ms, parts
     healed = stages(only_flow(cured.result()))
-    assert sum(healed.get(stage, 0) for stage in at) < least_ms // 2, healed
+    assert sum(healed.get(stage, 0) for stage in at) < CURED_WITHIN.get(name, least_ms // 2), healed
 
 
 def test_a_firewall_that_forgets_kills_connections(tmp_path: Path) -> None:
