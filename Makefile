@@ -39,7 +39,8 @@ test: APT_PACKAGES += $(if $(CI)$(if $(wildcard /run/systemd/system),,none),open
 test: setup ## run every check and every test (as root)
 	$(MAKE) --no-print-directory check
 	rm -f .pytest_cache/v/cache/lastfailed
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) || { \
+	unset PYTHONDONTWRITEBYTECODE; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) || { \
 	  echo "what failed beside other tests is tried once more, one at a time: look above for why it failed"; \
 	  .ci/again $(BIN)/python $(ARGS); }
 
