@@ -13,8 +13,6 @@ from bench.sweep.plan import Job, SweepPlan
 from bench.sweep.store import Row, SweepStore
 from bench.sweep.work import Done, run_here, unpack
 
-STOPPED = 128  # exit codes above it: by a signal
-
 
 class Executor(Protocol):
     """Runs jobs, in any order, and yields each with how it ended."""
@@ -46,8 +44,7 @@ def run_sweep(store: SweepStore, executor: Executor, tell: Callable[[str], None]
                     unpack(how.packed, store.place(job))
                 except ResultError as error:
                     how = Done(how.code, error.message, how.output)
-            if how.code > STOPPED and how.code != STOPPED + 9:
-                store.forget(job)
+            if how.stopped:
                 raise KeyboardInterrupt
             if how.error:
                 store.note_failure(job, how.error, how.output)

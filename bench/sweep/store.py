@@ -97,7 +97,7 @@ class SweepStore:
         return found
 
     def forget(self, job: Job) -> None:
-        """Remove what a run left that was cut short, its result above all: it is pending again."""
+        """Remove what a run left that has to be made again."""
         if self.place(job).exists():
             shutil.rmtree(self.place(job))
 

@@ -27,18 +27,23 @@ _ENTRY: Final = (
     "set_parent_death_signal(signal.SIGKILL); os.getppid() == {parent} or sys.exit(1); "
     "from bench.cli import main; main()"
 )
+STOP_CODES: Final = tuple(128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+"""Exit codes of a run that was told to end. One that broke down (SIGSEGV, SIGKILL) says nothing about the others."""
 GRACE_S: Final = 60.0
 """How long a run that is told to end may take for its clean-up."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended. ``error``: why there is no result; ``output``: the end of what it said."""
+    """How a run ended. ``error``: why there is no result; ``output``: the end of what it said; ``stopped``: somebody
+    told it to end, which means the others too, and nothing of it is left.
+    """
 
     code: int
     error: str
     output: str
     packed: bytes = b""
+    stopped: bool = False
 
 
 def command(scenario: Path, settings: Sequence[str], output: Path) -> list[str]:
@@ -49,9 +54,10 @@ def command(scenario: Path, settings: Sequence[str], output: Path) -> list[str]:
 
 def run_here(scenario: Path, settings: Sequence[str], output: Path, timeout_ns: int) -> Done:
     """Run it and wait. The run is in this process group: Ctrl-C reaches it too. It ends with this process, at once when
-    that is killed, or it would go on beside the next one.
+    that is killed, or it would go on beside the next one. A result cut short would count as one: it is removed, and
+    where the run was stopped all else, too.
 
-    :raises KeyboardInterrupt: after the run has ended; nothing of it is left, as a result cut short would count as one.
+    :raises KeyboardInterrupt: after the run has ended, of which nothing is left.
     """
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
@@ -70,10 +76,13 @@ def run_here(scenario: Path, settings: Sequence[str], output: Path, timeout_ns: 
             raise
         said.seek(max(0, said.seek(0, os.SEEK_END) - MAX_OUTPUT_BYTES))
         text = said.read().decode(errors="replace")
-    error = ""
-    if not (output / RESULT).exists():
-        error = f"no result within {timeout_ns // NS_PER_S} s" if timed_out else _why(text, code)
-    return Done(code, error, text)
+    if timed_out:
+        (output / RESULT).unlink(missing_ok=True)
+        return Done(code, f"no result within {timeout_ns // NS_PER_S} s, which is its timeout", text)
+    if code in STOP_CODES:
+        shutil.rmtree(output, ignore_errors=True)
+        return Done(code, "stopped", text, stopped=True)
+    return Done(code, "" if (output / RESULT).exists() else _why(text, code), text)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

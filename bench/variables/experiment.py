@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,6 @@ from bench.variables.fit import sentence
 from bench.variables.points import Point, Variable
 
 RUN_NS: Final = 600 * NS_PER_S
-STOPPED: Final = (130, 143, 129)
 FIGURES: Final = (
     ("total time", "total_ns"),
     ("the transfer", "transfer_ns"),
@@ -146,8 +144,7 @@ def run_apart(scenario: Path, task: Task, settings: Iterable[str]) -> str:
     :raises KeyboardInterrupt: when it was stopped.
     """
     done = run_here(scenario, (*settings, *task.variable.also, *task.point.settings), task.place, RUN_NS)
-    if done.code in STOPPED:
-        shutil.rmtree(task.place, ignore_errors=True)
+    if done.stopped:
         raise KeyboardInterrupt
     return done.error
 

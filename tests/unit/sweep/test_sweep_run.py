@@ -50,9 +50,7 @@ class Pretended:
         for job in jobs:
             self.ran.append(job.label)
             if job.label == self.stops:
-                store.place(job).mkdir()
-                result(migrations=[migration(outcome="cancelled")]).write(store.place(job))
-                yield job, Done(130, "stopped", "")
+                yield job, Done(130, "stopped", "", stopped=True)
             elif job.label == self.fails:
                 yield job, Done(1, "no switch", "bench: no switch\n")
             else:
@@ -82,7 +80,6 @@ def test_it_resumes_where_it_stopped(plan: SweepPlan, tmp_path: Path) -> None:
     first = Pretended(fails="memory=16MiB.r1", stops="memory=32MiB.r1")
     with pytest.raises(KeyboardInterrupt):
         run_sweep(store, first, lambda _line: None)
-    assert not store.place(plan.jobs[2]).exists()  # a result cut short would count as one
     store.place(plan.jobs[2]).mkdir()  # what the interrupted run left
     (store.place(plan.jobs[2]) / "scenario.json").write_text("{}")
     again = Pretended()
@@ -136,6 +133,46 @@ def test_nothing_of_a_run_is_left_that_was_stopped_with_its_sweep(
     finally:
         signal.signal(signal.SIGUSR1, former)
     assert not place.exists()
+
+
+ENDED = """
+import pathlib, sys, time
+place = pathlib.Path(OUTPUT)
+place.mkdir()
+(place / "events.jsonl").touch()
+(place / "result.json").write_text("cut short")
+AND
+"""
+
+
+@pytest.mark.parametrize("code", [129, 130, 143])
+def test_nothing_of_a_run_is_left_that_was_told_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    place = tmp_path / "run"
+    told = ENDED.replace("OUTPUT", repr(str(place))).replace("AND", f"sys.exit({code})")
+    monkeypatch.setattr(work, "command", lambda *_given: [sys.executable, "-c", told])
+    assert work.run_here(tmp_path / "scenario.toml", (), place, 60 * NS_PER_S).stopped
+    assert not place.exists()
+
+
+def test_a_run_that_takes_too_long_has_no_result_and_is_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "run"
+    waits = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\ntime.sleep(60)"
+    told = ENDED.replace("OUTPUT", repr(str(place))).replace("AND", waits)
+    monkeypatch.setattr(work, "command", lambda *_given: [sys.executable, "-c", told])
+    done = work.run_here(tmp_path / "scenario.toml", (), place, NS_PER_S)
+    assert "within 1 s" in done.error
+    assert not done.stopped
+    assert [path.name for path in place.iterdir()] == ["events.jsonl"]  # what it was at is worth reading
+
+
+def test_a_run_that_broke_down_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "command", lambda *_given: [sys.executable, "-c", "raise SystemExit(139)"])
+    done = work.run_here(tmp_path / "scenario.toml", (), tmp_path / "run", 60 * NS_PER_S)
+    assert (done.error, done.stopped) == ("exit code 139", False)
 
 
 def test_packed_directories_come_back_whole(tmp_path: Path) -> None:
