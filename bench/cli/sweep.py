@@ -40,12 +40,15 @@ def sweep(
 ) -> None:
     """Run a scenario at many points, each several times, in random order; resumes where it stopped."""
     from bench.host.sandbox import exit_status  # noqa: PLC0415
+    from bench.plan import make_plan  # noqa: PLC0415
     from bench.sweep.plan import load_sweep  # noqa: PLC0415 - what a sweep needs is loaded for a sweep only
     from bench.sweep.run import Here, describe_plan, run_sweep  # noqa: PLC0415
     from bench.sweep.store import SweepStore  # noqa: PLC0415
 
     console = Console()
-    plan = load_sweep(_find(file), find_scenario, tuple(settings or ()))
+    # What cannot work is refused before the first run; topologies and images of workers' machines are not here.
+    checks = () if scheduler else (make_plan,)
+    plan = load_sweep(_find(file), find_scenario, tuple(settings or ()), *checks)
     if dry_run:
         for line in describe_plan(plan):
             console.print(Text(line), soft_wrap=True)

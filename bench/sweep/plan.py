@@ -27,7 +27,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.clock import NS_PER_S
 from bench.errors import ScenarioError
-from bench.scenario import load_scenario
+from bench.scenario import Scenario, load_scenario
 from bench.scenario.loading import read_raw
 from bench.scenario.values import DurationNs
 
@@ -111,11 +111,17 @@ class SweepPlan:
     digest: str
 
 
-def load_sweep(path: Path, find_scenario: Any, overrides: tuple[str, ...] = ()) -> SweepPlan:
+def load_sweep(
+    path: Path,
+    find_scenario: Any,
+    overrides: tuple[str, ...] = (),
+    check: Callable[[Scenario, str], object] = lambda _scenario, _where: None,
+) -> SweepPlan:
     """Read and validate a sweep: every point's scenario is checked before anything runs.
 
     :param find_scenario: name -> path of a shipped scenario.
     :param overrides: settings at every point, before those of the file.
+    :param check: what else a point's scenario has to pass, with its name for messages.
     :raises ScenarioError: unreadable, not TOML, unknown keys, or a point whose scenario is wrong.
     """
     raw, where = read_raw(path)
@@ -141,7 +147,7 @@ def load_sweep(path: Path, find_scenario: Any, overrides: tuple[str, ...] = ()) 
     jobs = []
     for point in points:
         settings = (*common, *(f"{key}={toml_value(value)}" for key, value in point.values))
-        load_scenario(scenario, settings)
+        check(load_scenario(scenario, settings), f"{scenario} at {point.label}")
         varied = any(setting.startswith(SEED_KEY) for setting in settings)
         for repeat in range(1, file.repeats + 1):
             seed = (f"{SEED_KEY}={file.seed + repeat - 1}",) if file.vary_seed and not varied else ()

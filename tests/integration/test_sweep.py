@@ -45,7 +45,7 @@ def test_a_sweep_runs_its_points_and_goes_on_after_a_failure(tmp_path: Path) -> 
         expect.downtime = "< 10min"
         [[points]]
         name = "bad"
-        network.topology = "nothing.py:nothing"
+        calibration.delay_tolerance = "1ns"
         """,
     )
     output, junit = tmp_path / "out", tmp_path / "junit.xml"
@@ -55,12 +55,22 @@ def test_a_sweep_runs_its_points_and_goes_on_after_a_failure(tmp_path: Path) -> 
         good, bad = csv.DictReader(rows)
     assert (good["state"], good["outcome"], good["expectations_failed"]) == ("done", "completed", "0")
     assert bad["state"] == "failed"
-    assert "nothing.py" in bad["error"]
+    assert "tolerance 1 ns" in bad["error"]
     assert set(read_points(output)) == {"good"}
     assert "<error message=" in junit.read_text()
     again = call("sweep", file, "-o", output)
     assert "2 are done" in again.stdout
     assert again.returncode == 1
+
+
+def test_a_point_that_cannot_be_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    points = 'order = "given"\n[[points]]\nname = "good"\n[[points]]\nname = "bad"\n'
+    file = write(tmp_path, points + 'network.topology = "nothing.py:nothing"')
+    for more in ((), ("--dry-run",)):
+        found = call("sweep", file, "-o", tmp_path / "out", *more)
+        assert found.returncode == 2, found.stdout + found.stderr
+        assert "smallest.toml at bad: network.topology: got 'nothing.py:nothing'" in found.stderr
+        assert not (tmp_path / "out").exists()
 
 
 def free_port() -> int:
