@@ -26,8 +26,12 @@ FILL_NS = 120 * NS_PER_S  # configuring fills or populates all memory
 
 def guest_command(socket_path: Path | str, events: Path | str, log: Path | str) -> list[str]:
     """The argument list that starts a guest process; run it in the hypervisor's network namespace."""
-    module = [sys.executable, "-m", "bench.guest.process"]
-    return [*module, "--socket", str(socket_path), "--events", str(events), "--log", str(log)]
+    return [sys.executable, "-m", "bench.guest.process", *guest_arguments(socket_path, events, log)]
+
+
+def guest_arguments(socket_path: Path | str, events: Path | str, log: Path | str) -> list[str]:
+    """Those of :func:`bench.guest.process.main`."""
+    return ["--socket", str(socket_path), "--events", str(events), "--log", str(log)]
 
 
 @dataclass(frozen=True, slots=True)

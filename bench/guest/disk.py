@@ -12,7 +12,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +20,7 @@ from bench.clock import NS_PER_S, Deadline
 from bench.errors import DeadlineError, GuestError
 from bench.guest.loop import Loop
 from bench.host.channel import Channel, Message
+from bench.host.forking import Forked, fork
 from bench.storage import ring
 from bench.storage.export import FLUSH, READ, WRITE
 
@@ -64,7 +64,7 @@ class DiskDriver:
         self._free = list(range(ring.SLOTS))
         self._sock: socket.socket
         self._channel: Channel | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
         self._answers: dict[int, Message | None] = {}  # of commands that are waited for
         self._under_way: dict[int, tuple[int, Done]] = {}
         self._next_id = 0
@@ -72,6 +72,8 @@ class DiskDriver:
 
     def start(self, guest: str, holder: str, servers: Mapping[str, Sequence[Any]], disks: Sequence[Disk]) -> None:
         """Start the block layer in this process's network namespace. :raises BenchError: when it does not."""
+        from bench.storage import block  # noqa: PLC0415 - libnbd is there for guests with disks only
+
         self._channel, theirs = Channel.pair("guest", "block layer")
         mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for sock in (mine, other):
@@ -81,11 +83,8 @@ class DiskDriver:
             os.ftruncate(area_fd, ring.AREA_BYTES)
             self._area = mmap.mmap(area_fd, ring.AREA_BYTES)
             self._view = memoryview(self._area)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.storage.block", "--channel-fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+            number = theirs.fileno()
+            self._process = fork(block.main, ["--channel-fd", str(number)], pass_fds=[number])
             args = {
                 "guest": guest,
                 "holder": holder,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TextIO, TypeAlias
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, GuestError
+from bench.guest import vcpu as vcpu_process
 from bench.guest.workload import Parameters
 from bench.host.channel import Channel
+from bench.host.forking import Forked, fork
 
 VCPU_NS = 2 * NS_PER_S  # for an answer that a vCPU has at once
 _STOP_NS = 2 * NS_PER_S
@@ -27,7 +28,7 @@ class Vcpu:
     :ivar pid: its process id; ``base`` the address of guest memory there. Together they are a *writer*.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: Channel, index: int) -> None:
+    def __init__(self, process: Forked, channel: Channel, index: int) -> None:
         self.process = process
         self.channel = channel
         self.index = index
@@ -42,13 +43,9 @@ class Vcpu:
         """
         channel, theirs = Channel.pair("guest", f"vcpu{index}")
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bench.guest.vcpu", "--channel-fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            number = theirs.fileno()
+            output = log if log is None or isinstance(log, int) else log.fileno()
+            process = fork(vcpu_process.main, ["--channel-fd", str(number)], pass_fds=[number], output=output)
         except OSError as error:
             channel.close()
             raise GuestError(f"vCPU {index} did not start: {error.strerror}") from error

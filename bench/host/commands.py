@@ -22,6 +22,7 @@ import bench
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import CommandError, DeadlineError, HostError
 from bench.host.channel import Channel
+from bench.host.forking import Forked
 from bench.host.kernel import start_ticks
 
 MAX_OUTPUT_BYTES = 8 << 20
@@ -193,7 +194,7 @@ def _feed(stream: IO[bytes], view: memoryview, selector: selectors.BaseSelector)
     return view
 
 
-def _exited(child: subprocess.Popen[bytes], deadline: Deadline) -> bool:
+def _exited(child: subprocess.Popen[bytes] | Forked, deadline: Deadline) -> bool:
     """Wait for a child to end without reaping it; False when the deadline passes first."""
     if child.returncode is not None:
         return True
@@ -220,7 +221,7 @@ class Process:
     :ivar log: where its standard output and error go.
     """
 
-    def __init__(self, child: subprocess.Popen[bytes], name: str, log: Path) -> None:
+    def __init__(self, child: subprocess.Popen[bytes] | Forked, name: str, log: Path) -> None:
         self._child = child
         self.name = name
         self.log = log

@@ -17,9 +17,11 @@ from typing import Any, Final, TypeVar
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, MigrationError, WireError
-from bench.guest.client import GuestControl, guest_command
+from bench.guest import process as guest_process
+from bench.guest.client import GuestControl, guest_arguments
 from bench.host.channel import Channel, ChannelClosed
-from bench.host.commands import Process, python_environment, spawn
+from bench.host.commands import Process
+from bench.host.forking import fork
 from bench.host.lease import Lease
 from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
@@ -132,15 +134,9 @@ class Arrival:
             raise WireError(f"HELLO: {str(streams)[:80]} streams are not 1 to {MAX_STREAMS}")
         if postcopy == "never" and streams == 1:
             self._close_door()
-        self._make_memory(memory_bytes, populate=postcopy != "at-once", huge=guest.get("huge_pages") is True)
         place = self.place
-        self._process = spawn(
-            guest_command(place.guest_socket, place.guest_events, place.guest_log),
-            env=python_environment(),
-            log=Path(place.guest_log),
-            name=f"guest at {place.host}",
-        )
-        process = self._process
+        self._process = process = _start_guest(place)  # before a thread populates its memory
+        self._make_memory(memory_bytes, populate=postcopy != "at-once", huge=guest.get("huge_pages") is True)
         self._guest = GuestControl.connect(
             place.guest_socket,
             deadline=Deadline(GUEST_LISTENS_NS),
@@ -432,6 +428,14 @@ class Arrival:
                 self._channel.send_error(int(message.get("id", 0)), "this engine serves one migration")
         except ChannelClosed as error:
             raise RunnerGone from error
+
+
+def _start_guest(place: Place) -> Process:
+    arguments = guest_arguments(place.guest_socket, place.guest_events, place.guest_log)
+    log_path = Path(place.guest_log)
+    with log_path.open("ab", buffering=0) as output:
+        child = fork(guest_process.main, arguments, output=output.fileno(), start_new_session=True)
+    return Process(child, f"guest at {place.host}", log_path)
 
 
 def _at_once(work: Callable[[], T]) -> T:

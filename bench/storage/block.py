@@ -431,11 +431,11 @@ class BlockLayer:
         }
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The process: serves the inherited channel until it ends."""
     parser = argparse.ArgumentParser(prog="bench.storage.block")
     parser.add_argument("--channel-fd", type=int, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops when
     set_parent_death_signal(signal.SIGKILL)  # the device goes with its guest, whatever it is waiting for
     set_timer_slack_ns(1)

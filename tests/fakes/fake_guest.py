@@ -243,14 +243,15 @@ class FakeGuest:
         }, ()
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     for name in ("--socket", "--events", "--log"):
         parser.add_argument(name, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sys.stderr = open(options.log, "a", buffering=1)  # noqa: SIM115, PTH123
     FakeGuest(options.socket, options.events).serve()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
