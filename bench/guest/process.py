@@ -37,6 +37,7 @@ from bench.guest.states import State
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.timer import set_timer_slack_ns
 from bench.memory.image import GuestMemory
+from bench.memory.own import own_memory
 from bench.timeline import Event
 
 MAX_CONTROL_CONNECTIONS = 16
@@ -192,6 +193,7 @@ class GuestProcess:
             self._creator = channel
         gc.collect()
         gc.freeze()  # what exists now stays; collections during a switchover need not look at it
+        own_memory()
         return {"pid": os.getpid()}, -1
 
     def _do_start(self, _channel: Channel, args: Message, _fds: list[int]) -> Answer:

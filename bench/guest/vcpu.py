@@ -40,6 +40,7 @@ from bench.guest.workload import Checked, Indices, Parameters, Words, Workload
 from bench.host.channel import Channel, ChannelClosed, Message
 from bench.host.kernel import set_parent_death_signal
 from bench.memory.image import GuestMemory
+from bench.memory.own import own_memory
 from bench.memory.pager import ExpectedPages, expect_pages
 from bench.memory.populate import populate_step
 from bench.memory.uffd import WriteTracking, arm_write_tracking
@@ -238,6 +239,7 @@ class Vcpu:
             memory.close()
             raise
         self._memory = memory
+        own_memory()
         return {"pid": os.getpid(), "base": memory.base}
 
     def _set_workload(self, workload: Workload, memory: GuestMemory) -> None:

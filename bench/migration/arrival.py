@@ -25,6 +25,7 @@ from bench.host.forking import fork
 from bench.host.lease import Lease
 from bench.memory.hashes import PageHashes
 from bench.memory.image import GuestMemory
+from bench.memory.own import own_memory
 from bench.memory.populate import Populating
 from bench.migration import storage, wire
 from bench.migration.carriers import Reception
@@ -159,6 +160,7 @@ class Arrival:
         self._hashes = self._new_hashes() if self._verify == "background" else None
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
+        own_memory()
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
         if streams > 1:
