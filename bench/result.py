@@ -108,7 +108,8 @@ class FlowResult(Part):
     """One client flow. ``budget`` parts sum to ``budget_sum_ns``; ``budget_ok``: that is ``outage_ns`` to within 1
     ms. ``guest``: that it talks to, or (``direction``) that is the client of a server on ``host``. Of a ``command``:
     its ``exit_status`` (negative: the signal that ended it) and where its ``output`` is, below the result. ``error``:
-    of which a flow that is not ``alive`` died, at ``died_ns``.
+    of which a flow that is not ``alive`` died, at ``died_ns``. What is counted (``requests`` to ``corrupted``) is the
+    whole run's, of which the flow outlives each migration.
     """
 
     name: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bench.clock import NS_PER_MS, NS_PER_S
+from bench.units import format_bytes
 
 LEAST_DOWNTIME_NS: Final = NS_PER_MS // 2  # with "min": less than a switchover costs anyway
 WINDOW_NS: Final = 50 * NS_PER_MS  # a bandwidth sample of this length forgets everything before it
@@ -78,24 +79,24 @@ def expected_downtime_ns(remaining_bytes: int, bandwidth_bps: int | None) -> int
 
 def next_step(progress: Progress, limits: Limits) -> Step:
     """Decide after a round."""
+    remaining = format_bytes(progress.remaining_bytes)
     expected_ns = expected_downtime_ns(progress.remaining_bytes, progress.bandwidth_bps)
     limit_ns = LEAST_DOWNTIME_NS if limits.downtime_limit_ns is None else limits.downtime_limit_ns
     if expected_ns is not None and expected_ns <= limit_ns:
         return Step(
             Action.SWITCHOVER,
-            f"{progress.remaining_bytes} bytes remain: {expected_ns / NS_PER_MS:.1f} ms expected, "
-            f"limit {limit_ns / NS_PER_MS:g} ms",
+            f"{remaining} remain: {expected_ns / NS_PER_MS:.1f} ms expected, limit {limit_ns / NS_PER_MS:g} ms",
         )
     least = progress.least_bytes
     if limits.downtime_limit_ns is None and least is not None and progress.remaining_bytes >= least:
-        return Step(Action.SWITCHOVER, f"{progress.remaining_bytes} bytes remain: another round would not leave less")
+        return Step(Action.SWITCHOVER, f"{remaining} remain: another round would not leave less")
     if progress.rounds >= limits.max_rounds:
         given_up = f"no convergence after {progress.rounds} rounds"
     elif progress.elapsed_ns >= limits.max_time_ns:
         given_up = f"no convergence after {progress.elapsed_ns / NS_PER_S:.1f} s"
     else:
-        return Step(Action.ROUND, f"{progress.remaining_bytes} bytes remain")
-    given_up += f": {progress.remaining_bytes} bytes remain"
+        return Step(Action.ROUND, f"{remaining} remain")
+    given_up += f": {remaining} remain"
     if limits.on_no_convergence == "cancel":
         return Step(Action.CANCEL, given_up)
     if limits.on_no_convergence == "post-copy":

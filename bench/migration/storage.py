@@ -27,6 +27,7 @@ from bench.guest.client import GuestControl
 from bench.migration.commands import Cancelled, Commands
 from bench.migration.engine import Reporter
 from bench.migration.policy import Limits
+from bench.units import format_bytes
 
 BESIDE_NS: Final = 15 * NS_PER_S  # what an order to the guest may take beside the time that the storage is given
 TAKE_NS: Final = 25 * NS_PER_S
@@ -163,17 +164,15 @@ class SourceStorage:
 
 def no_convergence(status: Mapping[str, Any], max_rounds: int, limit: Deadline) -> str:
     """Why the copies of local disks are waited for no longer; empty while they are. Pure but for the clock."""
-    left = sum(int(item["dirty_bytes"]) for item in status.values())
+    remain = f"{format_bytes(sum(int(item['dirty_bytes']) for item in status.values()))} remain"
     if limit.expired:
-        return f"no convergence of the local disks after {limit.duration_ns / NS_PER_S:g} s: {left} bytes remain"
+        return f"no convergence of the local disks after {limit.duration_ns / NS_PER_S:g} s: {remain}"
     for disk, item in status.items():
         after = [int(ended["dirty_bytes_after"]) for ended in item.get("rounds", ())]
         since = len(after) - 1 - after.index(min(after)) if after and not item["close"] else 0
         if since >= max_rounds:
-            return (
-                f"no convergence of disk {disk}: none of the last {since} rounds left less than {min(after)} bytes; "
-                f"{left} bytes remain"
-            )
+            least = format_bytes(min(after))
+            return f"no convergence of disk {disk}: none of the last {since} rounds left less than {least}; {remain}"
     return ""
 
 

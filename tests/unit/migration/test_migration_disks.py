@@ -171,6 +171,6 @@ def test_a_copy_that_does_not_converge_is_forced_after_rounds_that_left_no_less(
 def test_a_copy_that_does_not_converge_is_cancelled_where_that_was_asked_for(quiet):
     slow = Limits(300 * NS_PER_MS, 3, 50 * NS_PER_MS, on_no_convergence="cancel")
     disks, reports = storage(Control(mirrors=[rounds(30, 20, 10)]), stall_ns=60 * NS_PER_S)
-    with pytest.raises(Cancelled, match=r"no convergence of the local disks after 0\.05 s: 9437184 bytes remain"):
+    with pytest.raises(Cancelled, match=r"no convergence of the local disks after 0\.05 s: 9 MiB remain"):
         disks.begin(quiet, slow)
     assert "mirror_close" not in reports.names
