@@ -7,7 +7,8 @@ arguments and answers are those of :class:`bench.guest.client.GuestControl`.
 What closing a connection means (the dead man's switch):
 
 - of the one that sent ``pause``, the guest still paused: reclaim the lease and run again, or die if that fails;
-- of the one that configured a skeleton which has not taken over: die;
+- of the one that configured a skeleton which has not taken over: die (before that it dies with the engine that forked
+  it);
 - of the one that switched tracking on, closed the door or throttled the vCPUs: undo that.
 """
 
@@ -35,6 +36,7 @@ from bench.guest.lifecycle import ProcessGuest
 from bench.guest.loop import Loop
 from bench.guest.states import State
 from bench.host.channel import Channel, ChannelClosed, Message
+from bench.host.kernel import set_parent_death_signal
 from bench.host.timer import set_timer_slack_ns
 from bench.memory.image import GuestMemory
 from bench.memory.own import own_memory
@@ -191,6 +193,7 @@ class GuestProcess:
             raise
         if config.skeleton:
             self._creator = channel
+            set_parent_death_signal(0)  # that connection tells it from now on
         gc.collect()
         gc.freeze()  # what exists now stays; collections during a switchover need not look at it
         own_memory()

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from bench.host.kernel import set_parent_death_signal
+
 _ARG_START: Final = 45  # of /proc/PID/stat after the name, which ends with the last ")": fields 48 and 49 of proc(5)
 _CRASHED: Final = os.EX_SOFTWARE
 
@@ -78,18 +80,29 @@ def fork(
     pass_fds: Iterable[int] = (),
     output: int | None = None,
     start_new_session: bool = False,
+    dies_with_parent: bool = False,
 ) -> Forked:
     """A child that runs *main* of a module with *arguments* and ends with what that returns.
 
     :param pass_fds: descriptors that it inherits, under the same numbers; all others are closed in it.
     :param output: where its standard output and error go; None: where this process's go. Standard input: /dev/null.
+    :param dies_with_parent: it is killed when this thread ends, until it asks for another signal, or for none.
     """
+    parent = os.getpid()
+
+    def run() -> int:
+        if dies_with_parent:
+            set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != parent:
+                return _CRASHED
+        return main(list(arguments))
+
     argv = [sys.executable, "-m", main.__module__, *arguments]
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        run_forked(lambda: main(list(arguments)), argv, pass_fds, output, start_new_session=start_new_session)
+        run_forked(run, argv, pass_fds, output, start_new_session=start_new_session)
     return Forked(pid, argv)
 
 

@@ -436,7 +436,9 @@ def _start_guest(place: Place) -> Process:
     arguments = guest_arguments(place.guest_socket, place.guest_events, place.guest_log)
     log_path = Path(place.guest_log)
     with log_path.open("ab", buffering=0) as output:
-        child = fork(guest_process.main, arguments, output=output.fileno(), start_new_session=True)
+        child = fork(
+            guest_process.main, arguments, output=output.fileno(), start_new_session=True, dies_with_parent=True
+        )
     return Process(child, f"guest at {place.host}", log_path)
 
 

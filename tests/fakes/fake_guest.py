@@ -1,7 +1,8 @@
 """A guest process that does only what a migration needs of it: memory that is written, a lease, a life of its own.
 
 The same control socket as ``bench.guest.process``, in one process, without a network. Faults are ordered by its
-environment: ``FAKE_GUEST_FAULT`` = load-fails | load-hangs | take-hangs-after-claim | pause-fails | dies-in-round.
+environment: ``FAKE_GUEST_FAULT`` = load-fails | load-hangs | take-hangs-after-claim | pause-fails | dies-in-round |
+deaf (nobody can connect).
 Its device state is a JSON object with the writer's counter and a check sum, so that a test sees it arrive.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from bench.clock import now_ns
 from bench.host.channel import Channel, ChannelClosed
+from bench.host.kernel import set_parent_death_signal
 from bench.host.lease import Lease
 from bench.memory.image import GuestMemory
 from bench.memory.uffd import arm_write_tracking
@@ -151,6 +153,7 @@ class FakeGuest:
         self.memory.populate()
         if args["skeleton"]:
             self.state = "skeleton"
+            set_parent_death_signal(0)
         else:
             self.memory.fill(args["content"], args["seed"])
         return {"pid": os.getpid()}, ()
@@ -249,6 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(name, required=True)
     options = parser.parse_args(arguments)
     sys.stderr = open(options.log, "a", buffering=1)  # noqa: SIM115, PTH123
+    if os.environ.get("FAKE_GUEST_FAULT") == "deaf":
+        Path(options.socket).write_text(str(os.getpid()), encoding="utf-8")  # no socket: nobody can connect
+        time.sleep(600)
     FakeGuest(options.socket, options.events).serve()
     return 0
 

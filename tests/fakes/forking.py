@@ -106,6 +106,9 @@ def _undo_pytest() -> None:
     # pytest rewrites the modules of a package that brings a plugin, which ours does, and its loader has no code for
     # runpy.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "_pytest.assertion.rewrite"]
+    for name in ("memory.own", "guest.process", "guest.vcpu", "migration.arrival"):
+        if module := sys.modules.get(f"bench.{name}"):
+            module.own_memory = int  # type: ignore[attr-defined] - pytest's memory is ten times a guest process's
     warnings.resetwarnings()
     logging.disable(logging.NOTSET)
     for logger in logging.root.manager.loggerDict.values():  # what other tests' libraries did to them

@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from bench.clock import NS_PER_MS, NS_PER_S, Deadline, wait_until
 from bench.errors import BenchError
 from bench.guest.client import GuestControl
 from bench.host.commands import python_environment, spawn, spawn_child
+from bench.host.kernel import start_ticks
 from bench.host.lease import Lease
 from bench.migration import driver
 from bench.timeline import Timeline
@@ -103,8 +106,9 @@ class Bench:
         return self.moving
 
     def stop_new_guest(self):
-        with contextlib.suppress(BenchError), self.new_control() as control:
-            control.quit(Deadline(NS_PER_S))
+        if (self.directory / "g-h2.sock").exists():  # else there is none, or it ends with its engine
+            with contextlib.suppress(BenchError), self.new_control() as control:
+                control.quit(Deadline(10 * NS_PER_S))
 
     def new_control(self):
         return GuestControl.connect(self.directory / "g-h2.sock", deadline=Deadline(NS_PER_S // 2))
@@ -315,18 +319,28 @@ def test_a_take_whose_answer_is_lost_counts_as_completed(bench):
     assert outcome["outcome"] == "completed"
     assert "h2 took the guest over" in outcome["reason"]
     assert bench.guest.wait(Deadline(5 * NS_PER_S)) == 0
-    # the hanging fake does not answer any more; end it by its process
+    # the hanging fake does not answer any more; end it by its process, which is whoever listens
     bench.monkeypatch.setattr(bench, "stop_new_guest", lambda: None)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and f"{bench.directory}/g-h2.sock".encode() in _cmdline(entry):
-            os.kill(int(entry.name), signal.SIGKILL)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(bench.directory / "g-h2.sock"))
+        (pid, _uid, _gid) = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    os.kill(pid, signal.SIGKILL)
 
 
-def _cmdline(entry):
-    try:
-        return (entry / "cmdline").read_bytes()
-    except OSError:
-        return b""
+def test_a_skeleton_that_nobody_has_configured_ends_with_its_engine(bench):
+    bench.boot()
+    bench.fault = "deaf"
+    migration = bench.migration()
+    migration.start()
+    socket_path = bench.directory / "g-h2.sock"
+    wait_until(socket_path.exists, Deadline(10 * NS_PER_S), "the skeleton's process")
+    pid = int(socket_path.read_text())
+    assert start_ticks(pid)
+    migration._sides["destination"].process.send_signal(signal.SIGKILL)
+    wait_until(lambda: start_ticks(pid) is None, Deadline(10 * NS_PER_S), "the skeleton's end")
+    assert migration.wait(None, Deadline(60 * NS_PER_S))["outcome"] == "failed"
+    socket_path.unlink()
+    bench.assert_untouched()
 
 
 @pytest.mark.alone

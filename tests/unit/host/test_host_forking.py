@@ -11,7 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from bench.clock import NS_PER_S, Deadline, wait_until
 from bench.host.forking import Forked, fork
+from bench.host.kernel import start_ticks
+
+
+def test_one_may_die_with_its_parent(tmp_path: Path) -> None:
+    """Whether the parent is there when it asks, or gone already."""
+    said = tmp_path / "said"
+    parent = os.fork()
+    if parent == 0:
+        with said.open("wb", buffering=0) as output:
+            child = fork(acts, ["sleep"], output=output.fileno(), dies_with_parent=True)
+        said.with_suffix(".pid").write_text(str(child.pid))
+        os._exit(0)
+    os.waitpid(parent, 0)
+    child = int(said.with_suffix(".pid").read_text())
+    wait_until(lambda: start_ticks(child) is None, Deadline(30 * NS_PER_S), "the child's end")
 
 
 def started(words: list[str], path: Path, *, pass_fds: tuple[int, ...] = (), new_session: bool = False) -> Forked:
