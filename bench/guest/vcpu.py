@@ -109,7 +109,7 @@ class Vcpu:
         self._pacer = Pacer(None)
         self._tracking: WriteTracking | None = None
         self._expected: ExpectedPages | None = None
-        self._unpopulated: int | None = None  # the first page that is still to be populated
+        self._unpopulated = 0  # so many first pages are still to be populated
         self._running = False
         self._check: tuple[int, Iterator[Checked]] | None = None
         self._next_ns = 0
@@ -128,21 +128,22 @@ class Vcpu:
                     self._advance_check(*self._check)
                 elif self._running:
                     self._tick()
-                elif self._unpopulated is not None:
-                    self._populate(self._unpopulated)
+                elif self._unpopulated:
+                    self._populate()
 
     def _timeout_s(self) -> float | None:
         if self._check is not None:
             return 0
         if not self._running:
-            return None if self._unpopulated is None else 0
+            return 0 if self._unpopulated else None
         return max(0, self._next_ns - now_ns()) / NS_PER_S
 
-    def _populate(self, first: int) -> None:
-        """The next few MiB: a few ms in which no command is answered."""
+    def _populate(self) -> None:
+        """The next few MiB: a few ms in which no command is answered. From the end on: the engine comes from the other
+        one, so that each allocates its half.
+        """
         assert self._memory is not None
-        end = populate_step(self._memory, first)
-        self._unpopulated = end if end < self._memory.page_count else None
+        self._unpopulated = populate_step(self._memory, self._unpopulated, down=True)
 
     def _tick(self) -> None:
         writer = self._ready()
@@ -234,7 +235,7 @@ class Vcpu:
             self._set_workload(workload, memory)
             if args["populate"] == "first":
                 memory.populate()
-            self._unpopulated = 0 if args["populate"] == "idle" else None
+            self._unpopulated = memory.page_count if args["populate"] == "idle" else 0
         except BaseException:
             memory.close()
             raise
@@ -295,7 +296,7 @@ class Vcpu:
         # While it waits for a page it cannot see that its guest is gone.
         set_parent_death_signal(signal.SIGKILL if args["enable"] else 0)
         if args["enable"]:
-            self._unpopulated = None
+            self._unpopulated = 0
             self._expected = expect_pages(self._memory.base, self._memory.size_bytes)
         return {"pid": os.getpid(), "base": self._memory.base}
 

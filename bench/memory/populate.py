@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from bench.clock import NS_PER_S
 from bench.errors import GuestError
 from bench.memory.image import GuestMemory
 
@@ -42,9 +43,9 @@ class Populating:
         if self._error is not None:
             raise self._error
 
-    def wait(self) -> None:
-        """Until all is populated. :raises GuestError: when the machine has not enough memory."""
-        self._thread.join()
+    def wait(self, duration_ns: int | None = None) -> None:
+        """Until all is populated, or for so long. :raises GuestError: when the machine has not enough memory."""
+        self._thread.join(None if duration_ns is None else duration_ns / NS_PER_S)
         self.check()
 
     def stop(self) -> None:
@@ -53,11 +54,11 @@ class Populating:
         self._thread.join()
 
 
-def populate_step(memory: GuestMemory, first: int) -> int:
-    """The :data:`STEP_PAGES` from page *first* on. :returns: where the next step begins.
+def populate_step(memory: GuestMemory, at: int, *, down: bool = False) -> int:
+    """The :data:`STEP_PAGES` from page *at* on, or (*down*) those before it. :returns: where the next step begins.
 
     :raises GuestError: when the machine has not enough memory.
     """
-    end = min(first + STEP_PAGES, memory.page_count)
-    memory.populate(first, end - first)
-    return end
+    there = max(at - STEP_PAGES, 0) if down else min(at + STEP_PAGES, memory.page_count)
+    memory.populate(min(at, there), abs(there - at))
+    return there

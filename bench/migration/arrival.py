@@ -46,6 +46,8 @@ MAX_MEMORY_BYTES: Final = 1 << 40
 SILENCE_NS: Final = 120 * NS_PER_S  # between two frames; a dead link is noticed far sooner
 GUEST_LISTENS_NS: Final = 20 * NS_PER_S
 LOAD_NS: Final = 60 * NS_PER_S
+POPULATE_NS: Final = NS_PER_S // 2
+"""For what a processor clears in so short a time a fast link need not wait; a slow one has time for the rest."""
 STOP_NS: Final = 2 * NS_PER_S
 ROUND_KINDS: Final = (*wire.TRANSFERS, Kind.ROUND_END, Kind.FINAL)
 POST_COPY_KINDS: Final = (Kind.ADVISE, Kind.MISSING, Kind.LISTEN)
@@ -160,6 +162,8 @@ class Arrival:
         self._hashes = self._new_hashes() if self._verify == "background" else None
         self._receiver = PageReceiver(self._connection, self._memory, self._hashes, codec)
         self._decoder.memory_pages = self._memory.page_count
+        if self._populating is not None:
+            self._populating.wait(POPULATE_NS)
         own_memory()
         self.report("skeleton_ready")
         self._connection.send(wire.encode_json(Kind.SKELETON, {"memory_bytes": memory_bytes}))
@@ -195,7 +199,7 @@ class Arrival:
         self.report("streams_joined", streams=streams)
 
     def _make_memory(self, memory_bytes: int, *, populate: bool, huge: bool) -> None:
-        """It is populated while the guest's processes start, and what is left then while pages arrive."""
+        """It is populated while processes start and for :data:`POPULATE_NS`; the rest while pages arrive."""
         self._memory = GuestMemory.create(memory_bytes, huge=huge)
         self._stack.callback(self._memory.close)
         if populate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -39,6 +40,26 @@ def test_steps_reach_the_end() -> None:
             steps += 1
         assert (first, steps) == (PAGES, 3)
         assert allocated_pages(memory) == PAGES
+
+
+def test_steps_down_reach_the_beginning() -> None:
+    with GuestMemory.create(PAGES * PAGE_BYTES) as memory:
+        at = populate_step(memory, PAGES, down=True)
+        assert at == PAGES - STEP_PAGES
+        assert allocated_pages(memory) == STEP_PAGES
+        while at:
+            at = populate_step(memory, at, down=True)
+        assert allocated_pages(memory) == PAGES
+
+
+def test_one_waits_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    with GuestMemory.create(PAGES * PAGE_BYTES) as memory:
+        goes_on = threading.Event()
+        monkeypatch.setattr(memory, "populate", lambda _first, _count: goes_on.wait(60))
+        populating = Populating(memory)
+        populating.wait(1)  # returns, though nothing is populated
+        goes_on.set()
+        populating.wait()
 
 
 def test_nothing_is_populated_after_stop() -> None:
