@@ -163,7 +163,7 @@ def shaped(moving: Moving) -> None:
 def unshaped(moving: Moving) -> None:
     """Goodputs: the best of one stream and several against QEMU's best, and each of them.
 
-    QEMU does not prove that what arrived is what left. The same work is compared with ours without its proof.
+    QEMU does not prove that what arrived is what left, so it is compared with ours without its proof as well.
     """
     mine, peers = alternate(moving, UNSHAPED_REPEATS, tuple(OURS), QEMU_CHANNELS)
     bits = moving.testbed.guests[GUEST].spec.memory * 8
@@ -182,7 +182,7 @@ def unshaped(moving: Moving) -> None:
     best = max(map(gbps, peers.values()))
     for name, side in mine.items():
         report(f"goodput unshaped of {name} against QEMU's best", gbps(side), "Gbit/s", best)
-    for what, proved in (("goodput unshaped with our proof", True), ("goodput unshaped, the same work", False)):
+    for what, proved in (("goodput unshaped with our proof", True), ("goodput unshaped without our proof", False)):
         value = max(gbps(side) for name, side in mine.items() if ("verify" not in OURS[name]) is proved)
         report(f"{what}, best against QEMU's best", value, "Gbit/s", best, "ratio >= 1")
     for name in ("source", "destination", "switch"):
