@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from bench.clock import NS_PER_S, Deadline
 from bench.errors import BenchError, GuestError
@@ -36,16 +36,12 @@ class Vcpu:
         self.base = 0
 
     @classmethod
-    def spawn(cls, index: int, log: TextIO | int | None = None) -> Vcpu:
-        """Start the process; it has no memory yet (:meth:`start` and :func:`start_all` give it some).
-
-        :param log: where its output goes; None inherits this process's.
-        """
+    def spawn(cls, index: int) -> Vcpu:
+        """Start the process; it has no memory yet (:meth:`start` and :func:`start_all` give it some)."""
         channel, theirs = Channel.pair("guest", f"vcpu{index}")
         try:
             number = theirs.fileno()
-            output = log if log is None or isinstance(log, int) else log.fileno()
-            process = fork(vcpu_process.main, ["--channel-fd", str(number)], pass_fds=[number], output=output)
+            process = fork(vcpu_process.main, ["--channel-fd", str(number)], pass_fds=[number])
         except OSError as error:
             channel.close()
             raise GuestError(f"vCPU {index} did not start: {error.strerror}") from error
@@ -62,10 +58,9 @@ class Vcpu:
         *,
         registers: Registers | None = None,
         deadline: Deadline,
-        log: TextIO | int | None = None,
     ) -> Vcpu:
         """A paused vCPU on this memory; with *registers* it goes on where those were taken."""
-        return start_all(memory_fd, memory_bytes, [parameters], registers=[registers], deadline=deadline, log=log)[0]
+        return start_all(memory_fd, memory_bytes, [parameters], registers=[registers], deadline=deadline)[0]
 
     @property
     def writer(self) -> tuple[int, int]:
@@ -134,7 +129,6 @@ def start_all(
     *,
     registers: Sequence[Registers | None] | None = None,
     deadline: Deadline,
-    log: TextIO | int | None = None,
     populate: Populate = "first",
 ) -> list[Vcpu]:
     """Paused vCPUs on this memory, started at the same time; all or none.
@@ -145,7 +139,7 @@ def start_all(
     vcpus: list[Vcpu] = []
     try:
         for part in parameters:
-            vcpu = Vcpu.spawn(part.index, log)
+            vcpu = Vcpu.spawn(part.index)
             vcpus.append(vcpu)
         commands = []
         for vcpu, part, state in zip(vcpus, parameters, registers or [None] * len(vcpus), strict=True):
