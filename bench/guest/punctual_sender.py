@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 from bench.clock import NS_PER_S, Deadline, now_ns
 from bench.errors import DeadlineError, GuestError
 from bench.host.channel import Channel, ChannelClosed
+from bench.host.forking import keep_only
 from bench.host.kernel import set_parent_death_signal, set_process_name
 from bench.host.timer import TimerFd, be_woken_on_time
 
@@ -147,7 +148,7 @@ def _live(socks: Sequence[socket.socket], other: socket.socket, parent: int) -> 
     try:
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:
-            _keep_only([other.fileno(), *(sock.fileno() for sock in socks), 0, 1, 2])
+            keep_only([other.fileno(), *(sock.fileno() for sock in socks), 0, 1, 2])
             set_process_name("announcer")
             be_woken_on_time(PRIORITY)
             gc.freeze()
@@ -157,14 +158,6 @@ def _live(socks: Sequence[socket.socket], other: socket.socket, parent: int) -> 
         log.exception("the announcer failed")
     finally:
         os._exit(0)
-
-
-def _keep_only(wanted: Sequence[int]) -> None:
-    first = 0
-    for fd in [*sorted(set(wanted)), os.sysconf("SC_OPEN_MAX")]:
-        if fd > first:  # else Python closes whatever there is
-            os.closerange(first, fd)
-        first = fd + 1
 
 
 def _serve(channel: Channel, socks: Sequence[socket.socket]) -> None:

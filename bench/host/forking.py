@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -136,15 +136,20 @@ def run_forked(
         os._exit(status or 0)
 
 
+def keep_only(wanted: Container[int]) -> None:
+    """Close all of this process's descriptors but these."""
+    for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if fd not in wanted:
+            with contextlib.suppress(OSError):  # that of the listing
+                os.close(fd)
+
+
 def _take_descriptors(keep: set[int], output: int | None) -> None:
     faulthandler.disable()  # it keeps a descriptor of its own
     if output is not None:
         os.dup2(output, 1)
         os.dup2(output, 2)
-    for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-        if fd > 2 and fd not in keep:
-            with contextlib.suppress(OSError):  # that of the listing
-                os.close(fd)
+    keep_only({0, 1, 2, *keep})
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
